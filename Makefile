@@ -1,0 +1,73 @@
+# dbuild: what people run is `make demo`, `make test`, `make build` and `make bench`.
+# Everything else is a step of those.
+
+GO      ?= go
+TAGS    := seccomp,netgo,osusergo
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X github.com/dbuild/dbuild/daemon.Version=$(VERSION)
+BIN     := $(CURDIR)/bin
+TOOLS   := $(BIN)/tools
+LINT_VERSION := v2.15.0
+SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
+
+export CGO_ENABLED = 1
+
+.PHONY: build demo test lint unit e2e bench fuzz soak tools clean build-deps test-deps
+
+build: build-deps
+	$(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/dbuild ./cmd/dbuild
+
+# demo makes a base image from Debian's static busybox, builds examples/hello from it and
+# shows the result running.
+demo: build demo-deps
+	./examples/demo.sh $(BIN)/dbuild
+
+test: test-deps lint unit e2e
+
+lint: $(TOOLS)/golangci-lint
+	$(GO) vet -tags $(TAGS) ./...
+	$(TOOLS)/golangci-lint run ./...
+
+unit: build-deps
+	$(GO) test -race -tags $(TAGS) -timeout 15m $$($(GO) list ./... | grep -v /internal/e2e)
+
+e2e: build tools
+	DBUILD_BIN=$(BIN)/dbuild DBUILD_TOOLS=$(TOOLS) $(GO) test -race -tags $(TAGS) -timeout 20m -count 1 ./internal/e2e/...
+
+# bench runs the same builds with dbuild and with a stock buildkitd in turn and prints
+# the ratios. RUNS and ONLY narrow it: make bench ONLY=a10,b20 RUNS=3
+bench: build tools demo-deps
+	$(GO) run ./internal/bench -dbuild $(BIN)/dbuild -tools $(TOOLS) $(if $(RUNS),-runs $(RUNS)) $(if $(ONLY),-only $(ONLY))
+
+# fuzz runs every fuzz target for FUZZTIME.
+FUZZTIME ?= 60s
+fuzz: build-deps
+	@set -e; for p in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -tags $(TAGS) -list '^Fuzz' $$p | grep ^Fuzz || true); do \
+	    echo "== $$p $$f"; $(GO) test -tags $(TAGS) -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; \
+	  done; done
+
+tools: $(TOOLS)/buildctl $(TOOLS)/buildkitd
+
+$(TOOLS)/buildctl $(TOOLS)/buildkitd: tools/go.mod tools/go.sum
+	cd tools && CGO_ENABLED=0 $(GO) build -o $(TOOLS)/ github.com/moby/buildkit/cmd/buildctl github.com/moby/buildkit/cmd/buildkitd
+
+$(TOOLS)/golangci-lint:
+	GOBIN=$(TOOLS) CGO_ENABLED=0 $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+
+# Packages are installed only where a file of theirs is missing.
+APT = $(SUDO) sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(1) >/dev/null'
+
+.PHONY: demo-deps
+build-deps:
+	@[ -e /usr/include/seccomp.h ] && command -v gcc >/dev/null || $(call APT,libseccomp-dev gcc libc6-dev)
+
+demo-deps: build-deps
+	@[ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || $(call APT,busybox-static)
+
+test-deps: demo-deps
+	@for p in docker-registry skopeo runc crun git; do command -v $$p >/dev/null || missing="$$missing $$p"; done; \
+	  [ -z "$$missing" ] || $(call APT,$$missing)
+
+clean:
+	rm -rf $(BIN) .demo

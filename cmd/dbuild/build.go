@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildflags"
+	"github.com/docker/cli/cli/config"
+	"github.com/docker/cli/cli/config/configfile"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/identity"
+)
+
+// hostGatewayLabel is where a worker tells its machine's address as builds see it.
+const hostGatewayLabel = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"
+
+// build runs one build: it checks the request, finds a daemon, lends it what it needs,
+// shows progress and writes down the result.
+func (a *app) build(ctx context.Context, f *buildflags.Flags, contextArg string) error {
+	files := resultFiles{iid: f.IIDFile, metadata: f.MetadataFile}
+	if err := files.clear(); err != nil {
+		return err
+	}
+	if strings.Contains(f.Builder, "://") && a.addr == "" {
+		a.addr = f.Builder
+	}
+	mode, err := a.progressMode(f)
+	if err != nil {
+		return err
+	}
+	dockerConfig := config.LoadDefaultConfigFile(a.stderr)
+	req, err := f.Request(contextArg, buildflags.Env{Lookup: a.lookup, Proxies: proxies(dockerConfig)})
+	if err != nil {
+		return unknownContext(err)
+	}
+	if !f.Quiet {
+		for _, n := range req.Notices {
+			a.note("%s", n)
+		}
+	}
+	outputs, err := a.openOutputs(req.Exports)
+	if err != nil {
+		return err
+	}
+	defer outputs.discard()
+	lent, err := a.lend(ctx, req, dockerConfig)
+	if err != nil {
+		return err
+	}
+	defer lent.close()
+
+	d, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := a.adapt(ctx, d, req); err != nil {
+		return err
+	}
+	if req.RemainsCached {
+		a.warn("no output was asked for with -t, -o, --push or --load: the result stays in the build cache")
+	}
+	opt, err := solveOpt(d, req, lent, outputs)
+	if err != nil {
+		return err
+	}
+	p, err := a.startProgress(mode, f.Debug)
+	if err != nil {
+		return err
+	}
+	if req.Call.Method != "" {
+		return a.call(ctx, d, req.Call, opt, p)
+	}
+	resp, err := d.Solve(ctx, nil, opt, p.updates)
+	p.wait()
+	if err == nil {
+		err = outputs.commit()
+	} else if oerr := outputs.err(); oerr != nil && ctx.Err() == nil {
+		err = oerr // the daemon only knows that we stopped reading
+	}
+	if err != nil {
+		p.printTail(a.stderr)
+		return err
+	}
+	p.printWarnings(a.stderr)
+	return a.finish(files, f.Quiet, opt.Ref, resp.ExporterResponse)
+}
+
+// finish writes the result's files and, with -q, the image id.
+func (a *app) finish(files resultFiles, quiet bool, ref string, resp map[string]string) error {
+	if err := files.write(ref, resp); err != nil {
+		return err
+	}
+	if quiet {
+		if id := imageID(resp); id != "" {
+			fmt.Fprintln(a.stdout, id)
+		}
+	}
+	return nil
+}
+
+// adapt fits the request to the daemon that was found.
+func (a *app) adapt(ctx context.Context, d *daemonConn, req *buildflags.Request) error {
+	if d.ours() && len(req.AsksAttest) > 0 {
+		a.note("%s: attestations are not implemented, none are made", strings.Join(req.AsksAttest, ", "))
+		for k := range req.Attrs {
+			if strings.HasPrefix(k, "attest:") {
+				delete(req.Attrs, k)
+			}
+		}
+	}
+	if !req.HostGateway {
+		return nil
+	}
+	workers, err := d.ListWorkers(ctx)
+	if err != nil {
+		return err
+	}
+	ip := ""
+	for _, w := range workers {
+		ip = w.Labels[hostGatewayLabel]
+	}
+	return req.ResolveHostGateway(ip)
+}
+
+// solveOpt is the request in the terms of the client library.
+func solveOpt(d *daemonConn, req *buildflags.Request, l *lent, out *outputs) (client.SolveOpt, error) {
+	opt := client.SolveOpt{
+		Ref:                 identity.NewID(),
+		Frontend:            "dockerfile.v0",
+		FrontendAttrs:       req.Attrs,
+		Exports:             out.entries,
+		CacheImports:        req.CacheFrom,
+		CacheExports:        req.CacheTo,
+		AllowedEntitlements: req.Entitlements,
+		Session:             l.session,
+		OCIStores:           l.stores,
+		SharedKey:           l.sharedKey,
+	}
+	var err error
+	opt.LocalMounts, err = l.mounts(d.ours())
+	return opt, err
+}
+
+// proxies returns the build arguments that the docker configuration has for proxies.
+func proxies(c *configfile.ConfigFile) map[string]*string {
+	return c.ParseProxyConfig("default", nil)
+}
+
+// unknownContext adds that a missing context may have been meant as a command.
+func unknownContext(err error) error {
+	var missing *buildflags.MissingContextError
+	if !errors.As(err, &missing) {
+		return err
+	}
+	commands := []string{"build", "completion", "daemon", "debug", "du", "prune", "version"}
+	if s := nearestCommand(missing.Path, commands); s != "" {
+		return fmt.Errorf("%w; did you mean \"dbuild %s\"?", err, s)
+	}
+	return err
+}
+
+// temporary makes a directory that close removes.
+func (l *lent) temporary() (string, error) {
+	dir, err := os.MkdirTemp("", "dbuild-")
+	if err != nil {
+		return "", fmt.Errorf("directory for temporary files: %w", err)
+	}
+	l.temps = append(l.temps, dir)
+	return dir, nil
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"syscall"
+
+	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildflags"
+	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/util/stack"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Exit codes (reference: user's manual, exit codes).
+const (
+	exitOther     = 1
+	exitUsage     = 2
+	exitInternal  = 100
+	exitExhausted = 102
+	exitCanceled  = 130
+)
+
+// A usageError says that the command line is wrong.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+// A statusError ends the program with a code chosen elsewhere; everything has been said.
+type statusError int
+
+func (e statusError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// codeOf returns the gRPC code that err carries, codes.Unknown for others.
+func codeOf(err error) codes.Code {
+	if errors.Is(err, context.Canceled) {
+		return codes.Canceled
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		return codes.ResourceExhausted
+	}
+	var coded interface{ Code() codes.Code }
+	if errors.As(err, &coded) {
+		return coded.Code()
+	}
+	var st interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &st) {
+		return st.GRPCStatus().Code()
+	}
+	return codes.Unknown
+}
+
+// exitCode returns what the program exits with because of err.
+func exitCode(err error) int {
+	var usage *usageError
+	var flags *buildflags.UsageError
+	var st statusError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &st):
+		return int(st)
+	case errors.As(err, &usage), errors.As(err, &flags):
+		return exitUsage
+	}
+	switch codeOf(err) {
+	case codes.Canceled:
+		return exitCanceled
+	case codes.Internal:
+		return exitInternal
+	case codes.ResourceExhausted:
+		return exitExhausted
+	}
+	return exitOther
+}
+
+// report tells the user about err: the place in the Dockerfile, the cause, a hint.
+func report(w io.Writer, err error, debug bool) {
+	var st statusError
+	if errors.As(err, &st) {
+		return
+	}
+	if codeOf(err) == codes.Canceled {
+		fmt.Fprintln(w, "dbuild: canceled")
+		return
+	}
+	msg := plainMessage(err)
+	for _, src := range errdefs.Sources(err) {
+		_ = src.Print(w)
+	}
+	if at := place(err); at != "" && !strings.HasPrefix(msg, at) {
+		msg = at + ": " + msg
+	}
+	fmt.Fprintln(w, "dbuild: "+msg)
+	if h := hint(err, msg); h != "" && !strings.Contains(msg, "\nhint: ") {
+		fmt.Fprintln(w, "hint: "+h)
+	}
+	if debug {
+		fmt.Fprintf(w, "\n%+v\n", stack.Formatter(err))
+	}
+}
+
+// plainMessage returns the text of err without what the transport has added.
+func plainMessage(err error) string {
+	msg := err.Error()
+	code := codeOf(err).String() + ": "
+	for {
+		before := msg
+		msg = strings.TrimPrefix(msg, code)
+		for _, prefix := range []string{"failed to solve: ", "failed to call info: ", "failed to receive status: ", "failed to get status: "} {
+			msg = strings.TrimPrefix(msg, prefix)
+		}
+		if rest, ok := strings.CutPrefix(msg, "rpc error: code = "); ok {
+			if _, desc, ok := strings.Cut(rest, " desc = "); ok {
+				msg = desc
+			}
+		}
+		if msg == before {
+			return msg
+		}
+	}
+}
+
+// place returns FILE:LINE of the instruction that failed, or "".
+func place(err error) string {
+	sources := errdefs.Sources(err)
+	if len(sources) == 0 {
+		return ""
+	}
+	src := sources[len(sources)-1]
+	if src.GetInfo() == nil || len(src.GetRanges()) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d", src.Info.Filename, src.Ranges[0].GetStart().GetLine())
+}
+
+// hint returns what the user can do about err, if that is known.
+func hint(err error, msg string) string {
+	var conn *connectError
+	switch {
+	case errors.As(err, &conn) && strings.Contains(msg, "permission denied"):
+		return "only root and the group of the socket may use this daemon"
+	case errors.As(err, &conn) && conn.addr.from != "" && strings.HasPrefix(conn.addr.url, "unix://"):
+		return "start one with \"dbuild daemon --addr " + conn.addr.url + "\", or unset " + conn.addr.from + " to have one started"
+	}
+	switch codeOf(err) {
+	case codes.Unavailable:
+		return "the connection to the daemon was lost; run the same command again"
+	case codes.ResourceExhausted:
+		return "\"dbuild prune\" frees space that builds do not need"
+	case codes.Internal:
+		return "this is a fault in the daemon; run again with -D to see where"
+	}
+	for _, e := range []string{"network.host", "security.insecure"} {
+		if strings.Contains(msg, e) && strings.Contains(msg, "not allowed") {
+			return "allow it with --allow " + e
+		}
+	}
+	return ""
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildflags"
+	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/solver/pb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+func TestExitCode(t *testing.T) {
+	for _, tc := range []struct {
+		err  error
+		want int
+	}{
+		{nil, 0},
+		{errors.New("x"), 1},
+		{usagef("x"), 2},
+		{fmt.Errorf("a: %w", &buildflags.UsageError{Err: errors.New("x")}), 2},
+		{status.Error(codes.Unknown, "x"), 1},
+		{status.Error(codes.NotFound, "x"), 1},
+		{fmt.Errorf("failed to solve: %w", status.Error(codes.Internal, "x")), 100},
+		{status.Error(codes.ResourceExhausted, "x"), 102},
+		{fmt.Errorf("out.tar: %w", syscall.ENOSPC), 102},
+		{status.Error(codes.Canceled, "x"), 130},
+		{fmt.Errorf("a: %w", context.Canceled), 130},
+		{statusError(7), 7},
+	} {
+		if got := exitCode(tc.err); got != tc.want {
+			t.Errorf("%v: got %d, want %d", tc.err, got, tc.want)
+		}
+	}
+}
+
+func TestReport(t *testing.T) {
+	dockerfile := []byte("FROM scratch\nCOPY busybox /bin/sh\nRUN exit 3\n")
+	at := func(err error) error {
+		return errdefs.WithSource(err, &errdefs.Source{
+			Info:   &pb.SourceInfo{Filename: "Dockerfile", Data: dockerfile},
+			Ranges: []*pb.Range{{Start: &pb.Position{Line: 3}, End: &pb.Position{Line: 3}}},
+		})
+	}
+	for _, tc := range []struct {
+		name string
+		err  error
+		want string
+	}{
+		{"plain", errors.New("no such directory: x"), "dbuild: no such directory: x\n"},
+		{"transport", fmt.Errorf("failed to solve: %w", status.Error(codes.Unknown, "it broke")), "dbuild: it broke\n"},
+		{"source", at(errors.New("process did not complete")), `Dockerfile:3
+--------------------
+   1 |     FROM scratch
+   2 |     COPY busybox /bin/sh
+   3 | >>> RUN exit 3
+   4 |     
+--------------------
+dbuild: Dockerfile:3: process did not complete
+`},
+		{"source named already", at(errors.New("Dockerfile:3: bad")), `Dockerfile:3
+--------------------
+   1 |     FROM scratch
+   2 |     COPY busybox /bin/sh
+   3 | >>> RUN exit 3
+   4 |     
+--------------------
+dbuild: Dockerfile:3: bad
+`},
+		{"disk full", status.Error(codes.ResourceExhausted, "no space left on device"), "dbuild: no space left on device\nhint: \"dbuild prune\" frees space that builds do not need\n"},
+		{"own hint", status.Error(codes.Internal, "x\nhint: y"), "dbuild: x\nhint: y\n"},
+		{"canceled", context.Canceled, "dbuild: canceled\n"},
+		{"said already", statusError(1), ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var b bytes.Buffer
+			report(&b, tc.err, false)
+			if b.String() != tc.want {
+				t.Fatalf("got\n%s\nwant\n%s", b.String(), tc.want)
+			}
+		})
+	}
+}
+
+func TestConnectErrorIsOneSentence(t *testing.T) {
+	err := &connectError{
+		addr: address{"unix:///x", "DBUILD_HOST"},
+		err:  status.Error(codes.Unavailable, `connection error: desc = "transport: Error while dialing: dial unix /x: connect: no such file or directory"`),
+	}
+	want := "no daemon answers at unix:///x (from DBUILD_HOST): no such file or directory"
+	if err.Error() != want {
+		t.Fatalf("got %q, want %q", err.Error(), want)
+	}
+	var b bytes.Buffer
+	report(&b, err, false)
+	if !strings.Contains(b.String(), "hint: ") {
+		t.Fatalf("no hint: %s", b.String())
+	}
+}

@@ -1,0 +1,58 @@
+package buildflags
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/dbuild/dbuild/cmd/dbuild/internal/suggest"
+)
+
+// A Call asks the frontend something other than to build.
+type Call struct {
+	Method string // name of the subrequest; empty to build
+	Format string // how to print the answer: "", text or json
+}
+
+var calls = map[string]string{
+	"build":   "",
+	"check":   "frontend.lint",
+	"lint":    "frontend.lint",
+	"outline": "frontend.outline",
+	"targets": "frontend.targets",
+}
+
+// call reads --call, --check and the older --print.
+func (f *Flags) call() (Call, error) {
+	value := f.Call
+	if old := f.fs.Lookup("print"); old != nil && old.Changed {
+		value = old.Value.String()
+	}
+	if f.Check {
+		if f.given("call") && f.Call != "check" {
+			return Call{}, fmt.Errorf("--check and --call=%s exclude each other", f.Call)
+		}
+		value = "check"
+	}
+	name, options, _ := strings.Cut(value, ",")
+	method, ok := calls[name]
+	if !ok && strings.HasPrefix(name, "subrequests.") {
+		method, ok = "frontend."+name, true
+	}
+	if !ok {
+		known := []string{"build", "check", "outline", "targets"}
+		hint := ""
+		if s := suggest.Nearest(name, known); s != "" {
+			hint = fmt.Sprintf(" (did you mean %s?)", s)
+		}
+		return Call{}, fmt.Errorf("--call %s: unknown method%s; there are %s", name, hint, strings.Join(known, ", "))
+	}
+	c := Call{Method: method}
+	if options != "" {
+		key, v, _ := strings.Cut(options, "=")
+		if key != "format" || (v != "json" && v != "text") {
+			return Call{}, fmt.Errorf("--call %s: the only option is format=json or format=text", value)
+		}
+		c.Format = v
+	}
+	return c, nil
+}

@@ -1,0 +1,139 @@
+package buildflags
+
+import (
+	"github.com/spf13/pflag"
+)
+
+// Flags are the values of the build command's flags as they were given.
+type Flags struct {
+	AddHost       []string
+	Allow         []string
+	Annotation    []string
+	Attest        []string
+	BuildArg      []string
+	BuildContext  []string
+	Builder       string
+	CacheFrom     []string
+	CacheTo       []string
+	Call          string
+	CgroupParent  string
+	Check         bool
+	Debug         bool
+	File          string
+	IgnoreFile    []string
+	IIDFile       string
+	Label         []string
+	Load          bool
+	MetadataFile  string
+	Network       string
+	NoCache       bool
+	NoCacheFilter []string
+	Output        []string
+	Platform      []string
+	Policy        []string
+	Progress      string
+	Provenance    string
+	Pull          bool
+	Push          bool
+	Quiet         bool
+	Resource      []string
+	SBOM          string
+	Secret        []string
+	ShmSize       string
+	SSH           []string
+	Tag           []string
+	Target        string
+	Ulimit        []string
+
+	// Limits of the classic builder, each the value of a key of --resource.
+	memory, memorySwap, cpuShares, cpuPeriod, cpuQuota, cpusetCPUs, cpusetMems string
+
+	fs *pflag.FlagSet
+}
+
+// New returns Flags that fs fills when it parses.
+func New(fs *pflag.FlagSet) *Flags {
+	f := &Flags{fs: fs}
+	fs.StringSliceVar(&f.AddHost, "add-host", nil, `add a host-to-IP mapping for RUN ("host:ip")`)
+	fs.StringArrayVar(&f.Allow, "allow", nil, `allow an extra privilege ("network.host", "security.insecure")`)
+	fs.StringArrayVar(&f.Annotation, "annotation", nil, `add an annotation to the image ("key=value", "index:key=value")`)
+	fs.StringArrayVar(&f.Attest, "attest", nil, `attestation to make ("type=sbom,generator=image")`)
+	fs.StringArrayVar(&f.BuildArg, "build-arg", nil, `set a build argument ("NAME=value"; "NAME" takes it from the environment)`)
+	fs.StringArrayVar(&f.BuildContext, "build-context", nil, `additional build context ("name=path", "name=docker-image://...")`)
+	fs.StringVar(&f.Builder, "builder", "", "address of the daemon to use")
+	fs.StringArrayVar(&f.CacheFrom, "cache-from", nil, `cache to read ("user/app:cache", "type=local,src=path")`)
+	fs.StringArrayVar(&f.CacheTo, "cache-to", nil, `cache to write ("user/app:cache", "type=local,dest=path")`)
+	fs.StringVar(&f.Call, "call", "build", `what to ask the Dockerfile ("build", "check", "outline", "targets")`)
+	fs.StringVar(&f.CgroupParent, "cgroup-parent", "", "parent cgroup of RUN")
+	fs.BoolVar(&f.Check, "check", false, `check the Dockerfile without building ("--call=check")`)
+	fs.BoolVarP(&f.Debug, "debug", "D", false, "say more, also where in the program errors come from")
+	fs.StringVarP(&f.File, "file", "f", "", `the Dockerfile (default "PATH/Dockerfile")`)
+	fs.StringArrayVar(&f.IgnoreFile, "ignorefile", nil, `ignore file to use instead of .dockerignore`)
+	fs.StringVar(&f.IIDFile, "iidfile", "", "write the image id to a file")
+	fs.StringArrayVar(&f.Label, "label", nil, `set a label of the image ("key=value")`)
+	fs.BoolVar(&f.Load, "load", false, `load the image into docker ("-o type=docker")`)
+	fs.StringVar(&f.MetadataFile, "metadata-file", "", "write facts about the result to a file, as JSON")
+	fs.StringVar(&f.Network, "network", "default", `network of RUN ("default", "none", "host")`)
+	fs.BoolVar(&f.NoCache, "no-cache", false, "do not use the cache")
+	fs.StringArrayVar(&f.NoCacheFilter, "no-cache-filter", nil, "do not use the cache for these stages")
+	fs.StringArrayVarP(&f.Output, "output", "o", nil, `where the result goes ("path", "-", "type=oci,dest=path")`)
+	fs.StringArrayVar(&f.Platform, "platform", nil, "platform to build for")
+	fs.StringArrayVar(&f.Policy, "policy", nil, "source policy (not supported)")
+	fs.StringVar(&f.Progress, "progress", "", `how to show progress ("auto", "plain", "tty", "quiet", "rawjson", "none")`)
+	fs.StringVar(&f.Provenance, "provenance", "", `shorthand for "--attest=type=provenance"`)
+	fs.BoolVar(&f.Pull, "pull", false, "ask registries for newer base images")
+	fs.BoolVar(&f.Push, "push", false, `push the image ("-o type=registry")`)
+	fs.BoolVarP(&f.Quiet, "quiet", "q", false, "print nothing but the image id")
+	fs.StringArrayVar(&f.Resource, "resource", nil, `limit of RUN ("memory=1g", "cpu-shares=512")`)
+	fs.StringVar(&f.SBOM, "sbom", "", `shorthand for "--attest=type=sbom"`)
+	fs.StringArrayVar(&f.Secret, "secret", nil, `secret to lend to RUN ("id=name[,src=path|,env=NAME]")`)
+	fs.StringVar(&f.ShmSize, "shm-size", "", "size of /dev/shm in RUN")
+	fs.StringArrayVar(&f.SSH, "ssh", nil, `ssh agent or keys to lend to RUN ("default|id[=socket|key[,key]]")`)
+	fs.StringArrayVarP(&f.Tag, "tag", "t", nil, `name of the image ("name:tag")`)
+	fs.StringVar(&f.Target, "target", "", "stage to build")
+	fs.StringArrayVar(&f.Ulimit, "ulimit", nil, `limit of RUN's processes ("nofile=1024:2048")`)
+	f.addLegacy(fs)
+	return f
+}
+
+// addLegacy adds what "docker build" still accepts. It is not shown in the help.
+func (f *Flags) addLegacy(fs *pflag.FlagSet) {
+	fs.StringVarP(&f.memory, "memory", "m", "", "memory limit")
+	fs.StringVar(&f.memorySwap, "memory-swap", "", "limit of memory and swap")
+	fs.StringVarP(&f.cpuShares, "cpu-shares", "c", "", "CPU weight")
+	fs.StringVar(&f.cpuPeriod, "cpu-period", "", "CPU period")
+	fs.StringVar(&f.cpuQuota, "cpu-quota", "", "CPU quota")
+	fs.StringVar(&f.cpusetCPUs, "cpuset-cpus", "", "CPUs to use")
+	fs.StringVar(&f.cpusetMems, "cpuset-mems", "", "memory nodes to use")
+	fs.String("print", "", "old name of --call")
+	fs.Bool("compress", false, "ignored")
+	fs.Bool("disable-content-trust", false, "ignored")
+	fs.Bool("force-rm", false, "ignored")
+	fs.String("isolation", "", "ignored")
+	fs.Bool("rm", true, "ignored")
+	fs.StringArray("security-opt", nil, "ignored")
+	fs.Bool("squash", false, "ignored")
+	for _, name := range []string{
+		"memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems",
+		"print", "compress", "disable-content-trust", "force-rm", "isolation", "rm", "security-opt", "squash",
+	} {
+		_ = fs.MarkHidden(name)
+	}
+}
+
+// ignored are flags that mean nothing to dbuild, and why.
+var ignored = []struct{ name, why string }{
+	{"compress", "only changed files are sent"},
+	{"disable-content-trust", "there is no content trust to disable"},
+	{"force-rm", "a build leaves no containers"},
+	{"isolation", "it is for Windows containers"},
+	{"rm", "a build leaves no containers"},
+	{"security-opt", "RUN has one sandbox; see --allow security.insecure"},
+	{"squash", "layers are kept"},
+}
+
+// given tells whether the user set a flag.
+func (f *Flags) given(name string) bool {
+	fl := f.fs.Lookup(name)
+	return fl != nil && fl.Changed
+}

@@ -1,0 +1,90 @@
+// Command dbuild builds container images from Dockerfiles.
+//
+// It is the client and the daemon: "dbuild PATH" asks a daemon over BuildKit's API to
+// build, starting one in the background if none listens, and "dbuild daemon" is one.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// app is what the commands share.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	lookup         func(string) (string, bool)
+
+	addr  string
+	tls   tlsFlags
+	debug bool
+}
+
+func main() {
+	initContainer() // does not return in a process that becomes a container
+	os.Exit(run())
+}
+
+func run() int {
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, lookup: os.LookupEnv}
+	ctx, stop := a.untilSignal()
+	defer stop()
+	return a.execute(ctx, os.Args[1:])
+}
+
+// execute runs one command line and returns what to exit with.
+func (a *app) execute(ctx context.Context, args []string) int {
+	root := a.rootCommand()
+	root.SetArgs(args)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	if ctx.Err() != nil && exitCode(err) == exitOther {
+		err = ctx.Err() // what fails once we are stopping, fails because of that
+	}
+	report(a.stderr, err, a.debug)
+	return exitCode(err)
+}
+
+// untilSignal returns a context that the first SIGINT or SIGTERM ends. The second ends
+// the program.
+func (a *app) untilSignal() (context.Context, func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-signals:
+		case <-done:
+			return
+		}
+		fmt.Fprintln(a.stderr, "dbuild: stopping; once more to stop at once")
+		cancel()
+		select {
+		case <-signals:
+			os.Exit(exitCanceled)
+		case <-done:
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		cancel()
+	}
+}
+
+func (a *app) warn(format string, args ...any) {
+	fmt.Fprintf(a.stderr, "dbuild: warning: "+format+"\n", args...)
+}
+
+func (a *app) note(format string, args ...any) {
+	fmt.Fprintf(a.stderr, "dbuild: note: "+format+"\n", args...)
+}

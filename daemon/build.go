@@ -1,0 +1,215 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/dbuild/dbuild/frontend"
+	"github.com/dbuild/dbuild/internal/progress"
+	"github.com/dbuild/dbuild/internal/snapshot"
+	"github.com/dbuild/dbuild/llb"
+	"github.com/dbuild/dbuild/solver"
+	"github.com/dbuild/dbuild/worker"
+	bksession "github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+)
+
+// A build is one client's request while it runs. It is the Bridge of its frontend, and
+// the Value of its solver job.
+type build struct {
+	d        *Daemon
+	id       string
+	job      *solver.Job
+	stream   *progress.Stream
+	sessions []string
+	load     worker.LoadOptions
+	blobs    *snapshot.Compression // nil: no layers are exported
+
+	mu       sync.Mutex
+	vertices map[digest.Digest]origin // of every definition loaded, for errors
+	refs     []solver.Ref             // held until the build ends
+	warned   map[string]bool
+}
+
+// origin is where an operation comes from.
+type origin struct {
+	vertex *llb.Vertex
+	files  []*pb.SourceInfo // that its locations point into
+}
+
+var (
+	_ frontend.Bridge = (*build)(nil)
+	_ worker.Client   = (*build)(nil)
+)
+
+func (d *Daemon) newBuild(r *request) (*build, error) {
+	b := &build{
+		d: d, id: r.id, blobs: r.blobs(), stream: progress.NewStream(),
+		vertices: map[digest.Digest]origin{},
+		warned:   map[string]bool{},
+		load:     worker.LoadOptions{Scope: r.session},
+	}
+	if r.session != "" {
+		b.sessions = []string{r.session}
+	}
+	for _, e := range r.entitlements {
+		if !slices.Contains(d.cfg.Entitlements, e) {
+			return nil, fmt.Errorf("%s is not allowed by this daemon: start it with --allow %s", e, e)
+		}
+		b.load.HostNetwork = b.load.HostNetwork || e == "network.host"
+		b.load.Insecure = b.load.Insecure || e == "security.insecure"
+	}
+	b.job = d.solver.NewJob(r.id, solver.JobOptions{Stream: b.stream, Value: b})
+	return b, nil
+}
+
+// Sessions implements worker.Client.
+func (b *build) Sessions() []string { return b.sessions }
+
+// Blobs implements worker.Client.
+func (b *build) Blobs() (c snapshot.Compression, ok bool) {
+	if b.blobs == nil {
+		return c, false
+	}
+	return *b.blobs, true
+}
+
+func (b *build) group() bksession.Group { return bksession.NewGroup(b.sessions...) }
+
+// close ends the build: what it held may be collected, what it showed is complete.
+func (b *build) close() {
+	b.stream.Close()
+	b.mu.Lock()
+	refs := b.refs
+	b.refs = nil
+	b.mu.Unlock()
+	for _, r := range refs {
+		r.Release()
+	}
+	b.job.Close()
+}
+
+// step shows a piece of work that is not an operation of the graph.
+func (b *build) step(id, name string) (*progress.Log, func(error)) {
+	log := progress.NewLog()
+	b.stream.Attach(log, progress.Vertex{Digest: digest.FromString(b.id + "\x00" + id), Name: name})
+	return log, log.Start()
+}
+
+// notice shows one line under a step of its own: something the client should know that
+// does not stop the build. It is shown once.
+func (b *build) notice(name, text string) {
+	b.mu.Lock()
+	seen := b.warned[name+text]
+	b.warned[name+text] = true
+	b.mu.Unlock()
+	if seen {
+		return
+	}
+	log, done := b.step("notice:"+name, name)
+	w := log.Output(2)
+	fmt.Fprintln(w, text)
+	w.Close()
+	done(nil)
+}
+
+// Solve implements frontend.Bridge: it checks a definition now and builds it when its
+// result is read or exported.
+func (b *build) Solve(_ context.Context, def *pb.Definition) (frontend.Ref, error) {
+	g, err := llb.Load(def, llb.Limits{})
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	for _, v := range g.Vertices {
+		b.vertices[v.Digest] = origin{v, g.Sources}
+	}
+	b.mu.Unlock()
+	edge, ok, err := b.d.worker.Load(g, b.load)
+	if err != nil {
+		return nil, b.locate(err)
+	}
+	return &ref{b: b, def: def, edge: edge, empty: !ok}, nil
+}
+
+// ResolveImage implements frontend.Bridge.
+func (b *build) ResolveImage(ctx context.Context, name string, opt frontend.ResolveOpt) (_ *frontend.ImageMeta, err error) {
+	if opt.LogName == "" {
+		opt.LogName = "[internal] load metadata for " + name
+	}
+	_, done := b.step("resolve:"+name+opt.LogName, opt.LogName)
+	defer func() { done(err) }()
+	return b.d.worker.ImageMeta(ctx, b.group(), name, opt)
+}
+
+// Platforms implements frontend.Bridge.
+func (b *build) Platforms() []ocispec.Platform { return b.d.worker.Platforms }
+
+// Warn implements frontend.Bridge. A warning about a vertex that this build does not
+// show gets a step of its own.
+func (b *build) Warn(_ context.Context, w frontend.Warning) {
+	log := progress.NewLog()
+	v := progress.Vertex{Digest: w.Vertex, Name: "warning"}
+	if w.Vertex == "" {
+		v.Digest = digest.FromString(b.id + w.Short)
+	}
+	b.stream.Attach(log, v)
+	out := progress.Warning{Level: w.Level, Short: []byte(w.Short), URL: w.URL, Source: w.Source, Ranges: w.Ranges}
+	for _, l := range w.Detail {
+		out.Detail = append(out.Detail, []byte(l))
+	}
+	log.Warn(out)
+}
+
+func (b *build) locate(err error) error {
+	return locate(err, func(ve *solver.VertexError) (*llb.Vertex, []*pb.SourceInfo) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		o := b.vertices[ve.Vertex.Show.Digest]
+		return o.vertex, o.files
+	})
+}
+
+// hold keeps r until the build ends.
+func (b *build) hold(r solver.Ref) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.refs = append(b.refs, r)
+}
+
+// evaluate builds every ref of a result, at the same time.
+func (b *build) evaluate(ctx context.Context, res *frontend.Result) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, r := range results(res) {
+		if r != nil {
+			g.Go(func() error { return r.Evaluate(ctx) })
+		}
+	}
+	return g.Wait()
+}
+
+func results(res *frontend.Result) []frontend.Ref {
+	out := []frontend.Ref{res.Ref}
+	for _, r := range res.Refs {
+		out = append(out, r)
+	}
+	return out
+}
+
+// layers returns the layers of r, built; nil is an empty filesystem.
+func (b *build) layers(ctx context.Context, r frontend.Ref) (*snapshot.Ref, error) {
+	br, ok := r.(*ref)
+	if !ok || br == nil {
+		return nil, nil
+	}
+	res, err := br.result(ctx)
+	if err != nil || res == nil {
+		return nil, err
+	}
+	return b.d.worker.Layers(ctx, res)
+}

@@ -1,0 +1,223 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/dbuild/dbuild/internal/snapshot"
+	controlapi "github.com/moby/buildkit/api/services/control"
+	apitypes "github.com/moby/buildkit/api/types"
+	"github.com/moby/buildkit/solver/pb"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// control is the Control service of BuildKit's API, thin over Daemon.
+type control struct {
+	controlapi.UnimplementedControlServer
+	d *Daemon
+}
+
+// Solve runs a build and answers when its exports are done.
+func (c *control) Solve(ctx context.Context, req *controlapi.SolveRequest) (*controlapi.SolveResponse, error) {
+	r, err := newRequest(req)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.d.Build(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return &controlapi.SolveResponse{ExporterResponse: resp}, nil
+}
+
+// Status streams what a build shows, from its beginning to its end.
+func (c *control) Status(req *controlapi.StatusRequest, srv controlapi.Control_StatusServer) error {
+	if err := sendTime(srv); err != nil {
+		return err
+	}
+	ctx := srv.Context()
+	stream, err := c.d.find(ctx, req.GetRef())
+	if err != nil {
+		return err
+	}
+	r := stream.Reader()
+	for {
+		events, err := r.Next(ctx, 20*time.Millisecond)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, msg := range statusResponses(events) {
+			if err := srv.Send(msg); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// Session carries the services that a client lends to its builds.
+func (c *control) Session(srv controlapi.Control_SessionServer) error {
+	return c.d.sessions.Handle(srv.Context(), srv)
+}
+
+// sendTime tells the client what the daemon's clock says.
+func sendTime(srv grpc.ServerStream) error {
+	return srv.SendHeader(metadata.Pairs("buildkit-current-timestamp", time.Now().UTC().Format(time.RFC3339Nano)))
+}
+
+// ListWorkers describes the one worker of this daemon.
+func (c *control) ListWorkers(context.Context, *controlapi.ListWorkersRequest) (*controlapi.ListWorkersResponse, error) {
+	return &controlapi.ListWorkersResponse{Record: c.d.workers()}, nil
+}
+
+// Info says which program this is.
+func (c *control) Info(context.Context, *controlapi.InfoRequest) (*controlapi.InfoResponse, error) {
+	return &controlapi.InfoResponse{BuildkitVersion: buildkitVersion()}, nil
+}
+
+func (d *Daemon) workers() []*apitypes.WorkerRecord {
+	rec := &apitypes.WorkerRecord{ID: d.workerID, Labels: d.labels, BuildkitVersion: buildkitVersion()}
+	for _, p := range d.worker.Platforms {
+		rec.Platforms = append(rec.Platforms, pbPlatform(p))
+	}
+	if p := d.gcPolicy(); p != nil {
+		rec.GCPolicy = append(rec.GCPolicy, &apitypes.GCPolicy{
+			All: p.All, KeepDuration: int64(p.KeepDuration), Filters: p.Filters,
+			ReservedSpace: p.ReservedSpace, MaxUsedSpace: p.MaxUsedSpace, MinFreeSpace: p.MinFreeSpace,
+		})
+	}
+	return []*apitypes.WorkerRecord{rec}
+}
+
+func pbPlatform(p ocispec.Platform) *pb.Platform {
+	return &pb.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant, OSVersion: p.OSVersion, OSFeatures: p.OSFeatures}
+}
+
+// DiskUsage lists what the cache keeps.
+func (c *control) DiskUsage(ctx context.Context, req *controlapi.DiskUsageRequest) (*controlapi.DiskUsageResponse, error) {
+	records, err := c.d.store.Usage(ctx, req.GetFilter())
+	if err != nil {
+		return nil, err
+	}
+	resp := &controlapi.DiskUsageResponse{}
+	for _, r := range records {
+		if age := req.GetAgeLimit(); age > 0 && r.LastUsed != nil && time.Since(*r.LastUsed) < time.Duration(age) {
+			continue
+		}
+		resp.Record = append(resp.Record, usageRecord(r))
+	}
+	return resp, nil
+}
+
+func usageRecord(r snapshot.Record) *controlapi.UsageRecord {
+	return &controlapi.UsageRecord{
+		ID: r.ID, Parents: r.Parents, Mutable: r.Mutable, InUse: r.InUse, Shared: r.Shared, Size: r.Size,
+		CreatedAt: timestamppb.New(r.Created), LastUsedAt: stamp(r.LastUsed), UsageCount: int64(r.UsageCount),
+		Description: r.Description, RecordType: r.Type,
+	}
+}
+
+// Prune removes records that nothing uses and streams each.
+func (c *control) Prune(req *controlapi.PruneRequest, srv controlapi.Control_PruneServer) error {
+	var sendErr error
+	err := c.d.store.Prune(srv.Context(), snapshot.PruneOptions{
+		Filters: req.GetFilter(), All: req.GetAll(), KeepDuration: time.Duration(req.GetKeepDuration()),
+		ReservedSpace: req.GetReservedSpace(), MaxUsedSpace: req.GetMaxUsedSpace(), MinFreeSpace: req.GetMinFreeSpace(),
+	}, func(r snapshot.Record) {
+		if sendErr == nil {
+			sendErr = srv.Send(usageRecord(r))
+		}
+	})
+	return errors.Join(err, sendErr)
+}
+
+// ListenBuildHistory has no history to tell yet: it ends at once if that is all the
+// client wants, or when the client leaves.
+func (c *control) ListenBuildHistory(req *controlapi.BuildHistoryRequest, srv controlapi.Control_ListenBuildHistoryServer) error {
+	if err := sendTime(srv); err != nil || req.GetEarlyExit() {
+		return err
+	}
+	<-srv.Context().Done()
+	return context.Cause(srv.Context())
+}
+
+// UpdateBuildHistory accepts that there is nothing to finalize.
+func (c *control) UpdateBuildHistory(_ context.Context, req *controlapi.UpdateBuildHistoryRequest) (*controlapi.UpdateBuildHistoryResponse, error) {
+	if req.GetFinalize() {
+		return &controlapi.UpdateBuildHistoryResponse{}, nil
+	}
+	return nil, status.Error(codes.Unimplemented, "not implemented: build history")
+}
+
+// A request is a SolveRequest with its deprecated fields translated.
+type request struct {
+	id           string
+	session      string
+	frontend     string
+	attrs        map[string]string
+	definition   *pb.Definition
+	inputs       map[string]*pb.Definition
+	exporters    []*controlapi.Exporter
+	imports      []*controlapi.CacheOptionsEntry
+	exports      []*controlapi.CacheOptionsEntry
+	entitlements []string
+}
+
+func newRequest(req *controlapi.SolveRequest) (*request, error) {
+	r := &request{
+		id: req.GetRef(), session: req.GetSession(), frontend: req.GetFrontend(), attrs: maps.Clone(req.GetFrontendAttrs()),
+		definition: req.GetDefinition(), inputs: req.GetFrontendInputs(), exporters: req.GetExporters(),
+		imports: req.GetCache().GetImports(), exports: req.GetCache().GetExports(), entitlements: req.GetEntitlements(),
+	}
+	if r.id == "" {
+		return nil, status.Error(codes.InvalidArgument, "the build has no ref: set Ref to a unique id")
+	}
+	if len(r.exporters) == 0 && req.GetExporterDeprecated() != "" {
+		r.exporters = []*controlapi.Exporter{{Type: req.GetExporterDeprecated(), Attrs: req.GetExporterAttrsDeprecated()}}
+	}
+	if len(r.imports) == 0 {
+		for _, ref := range req.GetCache().GetImportRefsDeprecated() {
+			r.imports = append(r.imports, &controlapi.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": ref}})
+		}
+	}
+	if ref := req.GetCache().GetExportRefDeprecated(); ref != "" && len(r.exports) == 0 {
+		attrs := maps.Clone(req.GetCache().GetExportAttrsDeprecated())
+		if attrs == nil {
+			attrs = map[string]string{}
+		}
+		attrs["ref"] = ref
+		r.exports = []*controlapi.CacheOptionsEntry{{Type: "registry", Attrs: attrs}}
+	}
+	epoch := r.attrs["build-arg:SOURCE_DATE_EPOCH"]
+	for i, e := range r.exporters {
+		if e == nil {
+			return nil, status.Errorf(codes.InvalidArgument, "exporter %d is empty", i)
+		}
+		if epoch == "" || e.Attrs["source-date-epoch"] != "" {
+			continue
+		}
+		attrs := maps.Clone(e.Attrs)
+		if attrs == nil {
+			attrs = map[string]string{}
+		}
+		attrs["source-date-epoch"] = epoch
+		r.exporters[i] = &controlapi.Exporter{Type: e.Type, Attrs: attrs}
+	}
+	return r, nil
+}
+
+// errNoBuild is what clients know as an unknown job.
+func errNoBuild(id string) error {
+	return errdefs.ErrNotFound.WithMessage("no such job " + id)
+}

@@ -1,0 +1,147 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/typeurl/v2"
+	"github.com/dbuild/dbuild/llb"
+	"github.com/dbuild/dbuild/solver"
+	"github.com/dbuild/dbuild/worker/runc"
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/solver/pb"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// toStatus turns err into what clients decode: a code, one message, and details for
+// machines as JSON in Any (protocol of BuildKit's clients).
+func toStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	st := &statusError{code: code(err), msg: err.Error()}
+	st.collect(err)
+	return st.status().Err()
+}
+
+type statusError struct {
+	code    codes.Code
+	msg     string
+	details []*anypb.Any
+}
+
+func (s *statusError) status() *status.Status {
+	p := status.New(s.code, s.msg).Proto()
+	p.Details = s.details
+	return status.FromProto(p)
+}
+
+// collect walks the whole tree of err and keeps every typed payload, outermost last:
+// clients wrap them again in that order.
+func (s *statusError) collect(err error) {
+	if err == nil {
+		return
+	}
+	switch u := err.(type) {
+	case interface{ Unwrap() error }:
+		s.collect(u.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, e := range u.Unwrap() {
+			s.collect(e)
+		}
+	}
+	var payload any
+	switch e := err.(type) {
+	case *errdefs.SourceError:
+		payload = e.Source
+	case *errdefs.VertexError:
+		payload = e.Vertex
+	case *errdefs.SolveError:
+		payload = e.Solve
+	case *errdefs.UnsupportedFrontendCapError:
+		payload = e.FrontendCap
+	case *errdefs.UnsupportedSubrequestError:
+		payload = e.Subrequest
+	case *runc.ExitError:
+		payload = &gwpb.ExitMessage{Code: uint32(e.Code)}
+	}
+	if payload == nil {
+		return
+	}
+	if a, err := typeurl.MarshalAny(payload); err == nil {
+		s.details = append(s.details, &anypb.Any{TypeUrl: a.GetTypeUrl(), Value: a.GetValue()})
+	}
+}
+
+func code(err error) codes.Code {
+	if errors.Is(err, context.Canceled) {
+		return codes.Canceled
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return codes.DeadlineExceeded
+	}
+	if errors.Is(err, unix.ENOSPC) {
+		return codes.ResourceExhausted
+	}
+	var coded interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &coded) {
+		return coded.GRPCStatus().Code()
+	}
+	if c := status.Code(errgrpc.ToGRPC(err)); c != codes.OK {
+		return c
+	}
+	return codes.Unknown
+}
+
+// locate adds to err the place in the source that the failing vertex comes from, and
+// what machines want to know about it.
+func locate(err error, find func(*solver.VertexError) (*llb.Vertex, []*pb.SourceInfo)) error {
+	var ve *solver.VertexError
+	if err == nil || !errors.As(err, &ve) {
+		return err
+	}
+	v, files := find(ve)
+	if v != nil {
+		var exit *runc.ExitError
+		if errors.As(err, &exit) {
+			err = &errdefs.SolveError{Err: err, Solve: &errdefs.Solve{Op: v.Op, Description: v.Meta.GetDescription()}}
+		}
+		for _, loc := range v.Locations {
+			err = errdefs.WithSource(err, &errdefs.Source{Info: files[loc.SourceIndex], Ranges: loc.Ranges})
+		}
+	}
+	return errdefs.WrapVertex(err, ve.Vertex.Show.Digest)
+}
+
+// unaryErrors and streamErrors give every handler typed errors, and turn a panic into
+// the failure of that one request.
+func unaryErrors(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (resp any, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = panicked(r)
+		}
+	}()
+	resp, err = h(ctx, req)
+	return resp, toStatus(err)
+}
+
+func streamErrors(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = panicked(r)
+		}
+	}()
+	return toStatus(h(srv, ss))
+}
+
+func panicked(r any) error {
+	return status.Error(codes.Internal, fmt.Sprintf("internal error: %v\n%s", r, debug.Stack()))
+}

@@ -1,0 +1,40 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/dbuild/dbuild/exporter"
+	"github.com/dbuild/dbuild/exporter/image"
+	"github.com/dbuild/dbuild/exporter/local"
+	"github.com/dbuild/dbuild/exporter/oci"
+	"github.com/dbuild/dbuild/exporter/tar"
+)
+
+// exporter makes the i-th exporter of a request.
+func (d *Daemon) exporter(i int, kind string, attrs map[string]string) (exporter.Exporter, error) {
+	to := exporter.Client{Sessions: d.sessions.BuildKit(), Index: i}
+	switch kind {
+	case "image":
+		return image.New(image.Config{Store: d.store, Registry: d.registry}, attrs)
+	case "oci", "docker":
+		return oci.New(to, oci.Kind(kind), attrs)
+	case "local":
+		return local.New(to, attrs)
+	case "tar":
+		return tar.New(to, attrs)
+	case "cacheonly":
+		return nothing{}, nil
+	}
+	return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("exporter %q is not known here: use image, oci, docker, local, tar or cacheonly", kind))
+}
+
+// nothing leaves the result in the cache.
+type nothing struct{}
+
+func (nothing) Name() string { return "keeping the result in the cache" }
+
+func (nothing) Export(context.Context, exporter.Source, exporter.Access) (map[string]string, error) {
+	return map[string]string{}, nil
+}

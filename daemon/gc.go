@@ -1,0 +1,91 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/dbuild/dbuild/internal/snapshot"
+	"golang.org/x/sys/unix"
+)
+
+// gcDelay is how long after a build the cache is brought under its bounds: a row of
+// builds pays once.
+const gcDelay = 10 * time.Second
+
+// keepKnown is how long keys are remembered whose results are gone.
+const keepKnown = 60 * 24 * time.Hour
+
+// gcPolicy is what the cache may keep, or nil if it is never collected. Without bounds in
+// the configuration it may use half of the disk, and leaves a tenth of it free.
+func (d *Daemon) gcPolicy() *snapshot.PruneOptions {
+	gc := d.cfg.GC
+	if gc.Disabled {
+		return nil
+	}
+	if gc.MaxUsedSpace == 0 && gc.MinFreeSpace == 0 && gc.ReservedSpace == 0 {
+		var st unix.Statfs_t
+		if err := unix.Statfs(d.cfg.Root, &st); err == nil {
+			total := int64(st.Blocks) * st.Bsize
+			gc.MaxUsedSpace, gc.MinFreeSpace, gc.ReservedSpace = total/2, total/10, total/20
+		}
+	}
+	return &snapshot.PruneOptions{
+		All: true, KeepDuration: gc.KeepDuration,
+		ReservedSpace: gc.ReservedSpace, MaxUsedSpace: gc.MaxUsedSpace, MinFreeSpace: gc.MinFreeSpace,
+	}
+}
+
+// collectLoop brings the cache under its bounds some time after builds.
+func (d *Daemon) collectLoop(ctx context.Context) error {
+	policy := d.gcPolicy()
+	for {
+		select {
+		case <-d.gc:
+		case <-ctx.Done():
+			return nil
+		}
+		select {
+		case <-time.After(gcDelay):
+		case <-ctx.Done():
+			return nil
+		}
+		if policy == nil {
+			continue
+		}
+		var n int
+		var bytes int64
+		err := d.store.Prune(ctx, *policy, func(r snapshot.Record) { n++; bytes += r.Size })
+		if err != nil && ctx.Err() == nil {
+			d.log.Error("collection", "err", err)
+		}
+		if n > 0 {
+			d.log.Info("collected", "records", n, "bytes", bytes)
+		}
+	}
+}
+
+// sweepSteps removes what steps of a daemon that was killed left behind.
+func sweepSteps(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return os.MkdirAll(dir, 0o711)
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		p := filepath.Join(dir, e.Name())
+		if strings.HasPrefix(e.Name(), "secrets-") {
+			_ = unix.Unmount(p, unix.MNT_DETACH)
+		}
+		if err := os.RemoveAll(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}

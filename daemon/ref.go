@@ -1,0 +1,172 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"strings"
+	"sync"
+
+	"github.com/dbuild/dbuild/internal/snapshot"
+	"github.com/dbuild/dbuild/internal/treehash"
+	"github.com/dbuild/dbuild/solver"
+	"github.com/moby/buildkit/solver/pb"
+	fstypes "github.com/tonistiigi/fsutil/types"
+)
+
+// maxReadFile bounds what a frontend may read at once, in bytes: it must fit one message.
+const maxReadFile = 14 << 20
+
+// A ref is a lazy result of a build, seen through the bridge.
+type ref struct {
+	b     *build
+	def   *pb.Definition
+	edge  solver.Edge
+	empty bool
+
+	mu  sync.Mutex
+	res solver.Ref // once built; held by the build
+}
+
+// Definition implements frontend.Ref.
+func (r *ref) Definition() *pb.Definition { return r.def }
+
+// Evaluate implements frontend.Ref.
+func (r *ref) Evaluate(ctx context.Context) error {
+	_, err := r.result(ctx)
+	return err
+}
+
+// result builds r. It returns nil for an empty filesystem.
+func (r *ref) result(ctx context.Context) (solver.Ref, error) {
+	if r.empty {
+		return nil, nil
+	}
+	r.mu.Lock()
+	res := r.res
+	r.mu.Unlock()
+	if res != nil {
+		return res, nil
+	}
+	out, err := r.b.job.Build(ctx, r.edge)
+	if err != nil {
+		return nil, r.b.locate(err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.res != nil {
+		out.Ref.Release()
+		return r.res, nil
+	}
+	r.res = out.Ref
+	r.b.hold(out.Ref)
+	return out.Ref, nil
+}
+
+// files builds r and opens it; it returns p resolved to a path without symlinks.
+func (r *ref) files(ctx context.Context, p string) (treehash.FS, string, error) {
+	res, err := r.result(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	tree := treehash.Empty
+	if res != nil {
+		tree, err = r.b.d.worker.Files(ctx, snapshot.Access{Group: r.b.group()}, res)
+		if err != nil {
+			return nil, "", err
+		}
+	}
+	p = strings.TrimPrefix(path.Clean("/"+p), "/")
+	resolved, err := treehash.Resolve(tree, p, true)
+	return tree, resolved, err
+}
+
+// ReadFile implements frontend.Ref.
+func (r *ref) ReadFile(ctx context.Context, p string, offset, length int64) ([]byte, error) {
+	if offset < 0 || length < 0 {
+		return nil, fmt.Errorf("read %s: offset and length must not be negative", p)
+	}
+	tree, resolved, err := r.files(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	st, err := tree.Lstat(resolved)
+	if err != nil {
+		return nil, err
+	}
+	if !fs.FileMode(st.Mode).IsRegular() {
+		return nil, fmt.Errorf("read %s: not a regular file", p)
+	}
+	f, err := tree.Open(resolved)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if offset > 0 {
+		if s, ok := f.(io.Seeker); ok {
+			_, err = s.Seek(offset, io.SeekStart)
+		} else {
+			_, err = io.CopyN(io.Discard, f, offset)
+		}
+		if err == io.EOF {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if length == 0 || length > maxReadFile {
+		length = maxReadFile
+		if st.Size-offset > maxReadFile {
+			return nil, fmt.Errorf("read %s: larger than %d bytes", p, maxReadFile)
+		}
+	}
+	return io.ReadAll(io.LimitReader(f, length))
+}
+
+// ReadDir implements frontend.Ref.
+func (r *ref) ReadDir(ctx context.Context, p, include string) ([]*fstypes.Stat, error) {
+	tree, resolved, err := r.files(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	names, err := tree.ReadDir(resolved)
+	if err != nil {
+		return nil, err
+	}
+	var out []*fstypes.Stat
+	for _, n := range names {
+		if include != "" {
+			if ok, err := path.Match(include, n); err != nil || !ok {
+				continue
+			}
+		}
+		st, err := tree.Lstat(path.Join(resolved, n))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, named(st, n))
+	}
+	return out, nil
+}
+
+// StatFile implements frontend.Ref.
+func (r *ref) StatFile(ctx context.Context, p string) (*fstypes.Stat, error) {
+	tree, resolved, err := r.files(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	st, err := tree.Lstat(resolved)
+	if err != nil {
+		return nil, err
+	}
+	return named(st, path.Base(path.Clean("/"+p))), nil
+}
+
+func named(st *fstypes.Stat, name string) *fstypes.Stat {
+	c := st.CloneVT()
+	c.Path = name
+	return c
+}

@@ -1,0 +1,212 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	sddaemon "github.com/coreos/go-systemd/v22/daemon"
+	controlapi "github.com/moby/buildkit/api/services/control"
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+)
+
+// maxMessage is the size of a gRPC message that is accepted and sent, in bytes.
+const maxMessage = 16 << 20
+
+// stopGrace is how long running builds have to end after they were canceled because the
+// daemon stops.
+const stopGrace = 8 * time.Second
+
+// Run serves cfg until ctx ends or nobody has asked for anything during the idle
+// timeout. Running builds are canceled when it stops.
+func Run(ctx context.Context, cfg Config) error {
+	log := newLogger(cfg)
+	if len(cfg.Addrs) == 0 {
+		return errors.New("the daemon has no address to listen on")
+	}
+	d, err := New(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	var listeners []net.Listener
+	defer func() {
+		for _, l := range listeners {
+			l.Close()
+		}
+	}()
+	for _, a := range cfg.Addrs {
+		l, err := listen(a, cfg.InsecureTCP)
+		if err != nil {
+			return err
+		}
+		listeners = append(listeners, l)
+		log.Info("listening", "addr", a)
+	}
+	return d.serve(ctx, listeners)
+}
+
+func (d *Daemon) serve(ctx context.Context, listeners []net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	srv := grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
+		grpc.ChainUnaryInterceptor(d.countUnary, unaryErrors),
+		grpc.ChainStreamInterceptor(d.countStream, streamErrors),
+	)
+	controlapi.RegisterControlServer(srv, &control{d: d})
+	gwpb.RegisterLLBBridgeServer(srv, d.gateway)
+	healthpb.RegisterHealthServer(srv, health.NewServer())
+
+	g, ctx := errgroup.WithContext(ctx)
+	for _, l := range listeners {
+		g.Go(func() error {
+			if err := srv.Serve(l); err != nil && ctx.Err() == nil {
+				return err
+			}
+			return nil
+		})
+	}
+	g.Go(func() error { return d.collectLoop(ctx) })
+	g.Go(func() error {
+		if d.waitIdle(ctx) {
+			d.log.Info("idle, leaving", "after", d.cfg.IdleTimeout)
+			cancel()
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		_, _ = sddaemon.SdNotify(false, sddaemon.SdNotifyStopping)
+		// Stop cancels the contexts of running requests; builds clean up on their way out.
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			srv.Stop()
+		}()
+		select {
+		case <-stopped:
+		case <-time.After(stopGrace):
+			d.log.Warn("some requests did not end in time")
+		}
+		return nil
+	})
+	_, _ = sddaemon.SdNotify(false, sddaemon.SdNotifyReady)
+	return g.Wait()
+}
+
+// countUnary and countStream keep track of whether the daemon is in use.
+func (d *Daemon) countUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
+	d.begin()
+	defer d.end()
+	return h(ctx, req)
+}
+
+func (d *Daemon) countStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+	d.begin()
+	defer d.end()
+	return h(srv, ss)
+}
+
+func (d *Daemon) begin() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.active++
+}
+
+func (d *Daemon) end() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.active--
+	d.idle = time.Now()
+}
+
+// waitIdle returns true when nothing was asked of the daemon for its idle timeout.
+func (d *Daemon) waitIdle(ctx context.Context) bool {
+	if d.cfg.IdleTimeout <= 0 {
+		<-ctx.Done()
+		return false
+	}
+	for {
+		d.mu.Lock()
+		left := d.cfg.IdleTimeout
+		if d.active == 0 {
+			left -= time.Since(d.idle)
+		}
+		d.mu.Unlock()
+		if left <= 0 {
+			return true
+		}
+		select {
+		case <-time.After(left):
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// listen opens one address. A socket file that nobody answers on is replaced.
+func listen(addr string, insecureTCP bool) (net.Listener, error) {
+	scheme, rest, ok := strings.Cut(addr, "://")
+	if !ok {
+		return nil, fmt.Errorf("address %q: want unix://PATH, tcp://HOST:PORT or fd://", addr)
+	}
+	switch scheme {
+	case "unix":
+		return listenUnix(rest)
+	case "tcp":
+		if !insecureTCP {
+			return nil, fmt.Errorf("address %q: plain tcp lets anybody who can connect run programs as root; pass --insecure-tcp if that is meant", addr)
+		}
+		return net.Listen("tcp", rest)
+	}
+	return nil, fmt.Errorf("address %q: not implemented: %s listeners", addr, scheme)
+}
+
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return nil, fmt.Errorf("socket directory: %w", err)
+	}
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("another daemon listens on %s", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func newLogger(cfg Config) *slog.Logger {
+	var out io.Writer = os.Stderr
+	if cfg.LogOutput != nil {
+		out = cfg.LogOutput
+	}
+	opt := &slog.HandlerOptions{}
+	if cfg.Debug {
+		opt.Level = slog.LevelDebug
+	}
+	if cfg.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(out, opt))
+	}
+	return slog.New(slog.NewTextHandler(out, opt))
+}

@@ -1,0 +1,345 @@
+// Package image exports a result as a container image: into the image store, and to
+// registries. Layers that are promises are mounted or streamed by the push and never
+// stored.
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dbuild/dbuild/exporter"
+	"github.com/dbuild/dbuild/internal/progress"
+	"github.com/dbuild/dbuild/internal/registry"
+	"github.com/dbuild/dbuild/internal/snapshot"
+	"github.com/distribution/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+)
+
+// Config is what an Exporter works with; both are required.
+type Config struct {
+	Store    *snapshot.Store
+	Registry *registry.Client
+}
+
+// An Exporter makes an image.
+type Exporter struct {
+	cfg  Config
+	opts exporter.ImageOptions
+
+	names         string // comma list as the client wrote it
+	push          bool
+	byDigest      bool
+	insecure      bool
+	noMount       bool
+	store         bool
+	unpack        bool
+	ensure        bool
+	canonical     bool
+	dangling      string // name of an image, to which its digest is added
+	danglingEmpty bool   // only if there is no name
+}
+
+var _ exporter.Exporter = (*Exporter)(nil)
+
+// New returns an exporter for one request, or says what is wrong with attrs.
+func New(cfg Config, attrs map[string]string) (*Exporter, error) {
+	a := exporter.NewAttrs("image", attrs)
+	e := &Exporter{
+		cfg:           cfg,
+		opts:          exporter.ImageOptionsFrom(a),
+		names:         a.String("name"),
+		push:          a.Bool("push", false),
+		byDigest:      a.Bool("push-by-digest", false),
+		insecure:      a.Bool("registry.insecure", false),
+		noMount:       a.Bool("disable-cross-repo-mount", false),
+		store:         a.Bool("store", true),
+		unpack:        a.Bool("unpack", false),
+		ensure:        a.Bool("ensure-blobs", false),
+		canonical:     a.Bool("name-canonical", false),
+		dangling:      a.String("dangling-name-prefix"),
+		danglingEmpty: a.Bool("danging-name-empty-only", false), // misspelt on the wire
+	}
+	if err := a.Done(); err != nil {
+		return nil, err
+	}
+	if e.push && e.names == "" {
+		return nil, errors.New("image exporter: push=true needs a name to push to (name=registry/repository:tag)")
+	}
+	if e.unpack && e.opts.RewriteTimestamp {
+		return nil, errors.New(`image exporter: "rewrite-timestamp=true" conflicts with "unpack=true"`)
+	}
+	if e.byDigest {
+		for n := range strings.SplitSeq(e.names, ",") {
+			named, err := reference.ParseNormalizedNamed(n)
+			if err == nil && !reference.IsNameOnly(named) {
+				return nil, fmt.Errorf("image exporter: push-by-digest=true needs a name without a tag, not %s", n)
+			}
+		}
+	}
+	return e, nil
+}
+
+// Name is what the display calls the step.
+func (e *Exporter) Name() string { return "exporting to image" }
+
+// Export assembles the image, pushes it if asked to, and then points the names in the
+// image store to it: nothing is named that failed.
+func (e *Exporter) Export(ctx context.Context, src exporter.Source, a exporter.Access) (map[string]string, error) {
+	names, err := src.Names(e.names)
+	if err != nil {
+		return nil, err
+	}
+	img, err := exporter.Assemble(ctx, src, a, e.opts)
+	if err != nil {
+		return nil, err
+	}
+	if e.ensure {
+		if err := e.fetchAll(ctx, img, a); err != nil {
+			return nil, err
+		}
+	}
+	if e.unpack {
+		if err := unpack(ctx, src, a); err != nil {
+			return nil, err
+		}
+	}
+	if e.push {
+		if err := e.pushAll(ctx, img, names, a); err != nil {
+			return nil, err
+		}
+	}
+	if e.store {
+		if err := e.nameAll(ctx, src, img, names, a.Log); err != nil {
+			return nil, err
+		}
+	}
+	resp, err := img.Response()
+	if err != nil {
+		return nil, err
+	}
+	if list := e.respName(src, img); list != "" {
+		resp[exporter.RespName] = list
+	}
+	return resp, nil
+}
+
+// respName is the names as the client wrote them.
+func (e *Exporter) respName(src exporter.Source, img *exporter.Image) string {
+	list := e.names
+	if list == "*" {
+		list = string(src.Metadata[exporter.KeyImageName])
+	}
+	if d := e.danglingName(img); d != "" {
+		if list == "" {
+			return d
+		}
+		list += "," + d
+	}
+	return list
+}
+
+func (e *Exporter) danglingName(img *exporter.Image) string {
+	if e.dangling == "" || (e.danglingEmpty && e.names != "") {
+		return ""
+	}
+	return e.dangling + "@" + img.Top.Digest.String()
+}
+
+// nameAll points names to the image.
+func (e *Exporter) nameAll(ctx context.Context, src exporter.Source, img *exporter.Image, names []string, log *progress.Log) error {
+	all := names
+	if e.canonical {
+		for _, n := range names {
+			if !strings.Contains(n, "@") {
+				all = append(all, n+"@"+img.Top.Digest.String())
+			}
+		}
+	}
+	if d := e.danglingName(img); d != "" {
+		all = append(all, d)
+	}
+	var refs []*snapshot.Ref
+	if src.Ref != nil {
+		refs = append(refs, src.Ref)
+	}
+	for _, p := range src.Platforms {
+		if p.Ref != nil {
+			refs = append(refs, p.Ref)
+		}
+	}
+	created := time.Now()
+	if e.opts.Epoch != nil {
+		created = *e.opts.Epoch
+	}
+	docs := img.Documents()
+	for _, n := range all {
+		line := log.Track("naming to " + n)
+		if err := e.cfg.Store.PutImage(ctx, snapshot.Image{Name: n, Target: img.Top, Created: created}, docs, refs); err != nil {
+			return fmt.Errorf("name image %s: %w", n, err)
+		}
+		line.Done()
+	}
+	return nil
+}
+
+// pushAll pushes the image under every name, tags last.
+func (e *Exporter) pushAll(ctx context.Context, img *exporter.Image, names []string, a exporter.Access) error {
+	pushed := map[string]bool{}
+	var done []registry.Location
+	for _, n := range names {
+		loc, err := registry.LocationOf(n)
+		if err != nil {
+			return err
+		}
+		if !pushed[loc.Repo] {
+			if err := e.pushBlobs(ctx, img, n, done, a); err != nil {
+				return err
+			}
+			pushed[loc.Repo] = true
+			done = append(done, loc)
+		}
+	}
+	for _, n := range names {
+		if err := e.pushManifests(ctx, img, n, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Exporter) target(ref string) registry.Target {
+	return registry.Target{Ref: ref, Insecure: e.insecure, NoMount: e.noMount}
+}
+
+// pushBlobs sends layers and configs; also are repositories that have them by now.
+func (e *Exporter) pushBlobs(ctx context.Context, img *exporter.Image, ref string, also []registry.Location, a exporter.Access) error {
+	var blobs []registry.Blob
+	var total int64
+	for _, l := range img.Layers() {
+		total += l.Size
+		b := registry.Blob{Desc: l.Descriptor, From: append(append([]registry.Location(nil), also...), l.From...)}
+		b.Open = func(ctx context.Context) (io.ReadCloser, error) { return l.Open(ctx, a.Group) }
+		blobs = append(blobs, b)
+	}
+	for _, m := range img.Manifests {
+		blobs = append(blobs, registry.Blob{Desc: m.Config, From: also, Open: func(context.Context) (io.ReadCloser, error) {
+			return io.NopCloser(strings.NewReader(string(m.ConfigData))), nil
+		}})
+	}
+	line := a.Log.Track("pushing layers")
+	t := e.target(ref)
+	t.Progress = newMeter(line, total).report
+	if err := e.cfg.Registry.PushTo(ctx, a.Group, t, blobs...); err != nil {
+		return err
+	}
+	line.Done()
+	return nil
+}
+
+// A meter adds up what is sent for each blob.
+type meter struct {
+	line  *progress.Tracker
+	total int64
+	mu    sync.Mutex // guards sent
+	sent  map[string]int64
+	sum   int64
+}
+
+func newMeter(line *progress.Tracker, total int64) *meter {
+	return &meter{line: line, total: total, sent: map[string]int64{}}
+}
+
+func (m *meter) report(d ocispec.Descriptor, n int64, _ bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sum += n - m.sent[d.Digest.String()]
+	m.sent[d.Digest.String()] = n
+	m.line.Set(min(m.sum, m.total), m.total)
+}
+
+// pushManifests stores the manifests, and what the name points to last.
+func (e *Exporter) pushManifests(ctx context.Context, img *exporter.Image, ref string, a exporter.Access) error {
+	line := a.Log.Track("pushing manifest for " + ref + "@" + img.Top.Digest.String())
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return err
+	}
+	at := func(d ocispec.Descriptor) registry.Target { return e.target(named.Name() + "@" + d.Digest.String()) }
+	data := img.Manifests[0].Data
+	if img.Index != nil {
+		data = img.Index
+		eg, gctx := errgroup.WithContext(ctx)
+		eg.SetLimit(4)
+		for _, m := range img.Manifests {
+			eg.Go(func() error {
+				return e.cfg.Registry.PushManifestTo(gctx, a.Group, at(m.Desc), m.Desc, m.Data)
+			})
+		}
+		if err := eg.Wait(); err != nil {
+			return err
+		}
+	}
+	t := e.target(ref)
+	if e.byDigest {
+		t = at(img.Top)
+	}
+	if err := e.cfg.Registry.PushManifestTo(ctx, a.Group, t, img.Top, data); err != nil {
+		return err
+	}
+	line.Done()
+	return nil
+}
+
+// fetchAll reads every blob that is elsewhere once, to be sure that it can be had.
+func (e *Exporter) fetchAll(ctx context.Context, img *exporter.Image, a exporter.Access) error {
+	eg, ctx := errgroup.WithContext(ctx)
+	eg.SetLimit(4)
+	for _, l := range img.Layers() {
+		if l.Local {
+			continue
+		}
+		eg.Go(func() error {
+			rc, err := l.Open(ctx, a.Group)
+			if err != nil {
+				return err
+			}
+			defer rc.Close()
+			v := l.Digest.Verifier()
+			if _, err := io.Copy(v, rc); err != nil {
+				return err
+			}
+			if !v.Verified() {
+				return fmt.Errorf("layer %s: what was read has another digest: %w", l.Digest, registry.ErrCorrupt)
+			}
+			return nil
+		})
+	}
+	return eg.Wait()
+}
+
+// unpack makes files of every layer.
+func unpack(ctx context.Context, src exporter.Source, a exporter.Access) error {
+	parts, err := src.Parts()
+	if err != nil {
+		return err
+	}
+	for _, p := range parts {
+		if p.Ref == nil {
+			continue
+		}
+		m, err := p.Ref.Mount(ctx, snapshot.Access{Group: a.Group, Log: a.Log})
+		if err != nil {
+			return err
+		}
+		if err := m.Unmount(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

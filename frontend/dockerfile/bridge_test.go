@@ -1,0 +1,120 @@
+package dockerfile
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	fstypes "github.com/tonistiigi/fsutil/types"
+
+	"github.com/dbuild/dbuild/frontend"
+)
+
+// A fakeBridge has the files of the client's directories and the images of images.json.
+type fakeBridge struct {
+	files     map[string][]byte // of the context; "NAME/x" is x in the local context NAME
+	platforms []ocispec.Platform
+
+	mu       sync.Mutex
+	images   map[string]fakeImage
+	resolved []string // log names
+	solved   []*pb.Definition
+}
+
+type fakeImage struct {
+	Digest  digest.Digest
+	Configs map[string]json.RawMessage
+}
+
+func newFakeBridge(t testing.TB) *fakeBridge {
+	t.Helper()
+	b := &fakeBridge{
+		files:     map[string][]byte{},
+		platforms: []ocispec.Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "386"}},
+	}
+	dt, err := os.ReadFile("../../testdata/dockerfile/images.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(dt, &b.images); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (b *fakeBridge) Platforms() []ocispec.Platform          { return b.platforms }
+func (b *fakeBridge) Warn(context.Context, frontend.Warning) {}
+
+func (b *fakeBridge) Solve(_ context.Context, def *pb.Definition) (frontend.Ref, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.solved = append(b.solved, def)
+	var op pb.Op
+	if len(def.Def) == 0 {
+		return nil, nil
+	}
+	if err := op.UnmarshalVT(def.Def[0]); err != nil {
+		return nil, err
+	}
+	dir := strings.TrimPrefix(op.GetSource().GetIdentifier(), "local://") + "/"
+	if dir == "context/" || dir == "dockerfile/" {
+		dir = ""
+	}
+	return &fakeRef{def: def, dir: dir, files: b.files}, nil
+}
+
+func (b *fakeBridge) ResolveImage(_ context.Context, ref string, opt frontend.ResolveOpt) (*frontend.ImageMeta, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.resolved = append(b.resolved, opt.LogName)
+	name, _, _ := strings.Cut(ref, "@")
+	name = strings.TrimSuffix(strings.TrimPrefix(name, "docker.io/library/"), ":latest")
+	img, ok := b.images[name]
+	if !ok {
+		return nil, fmt.Errorf("image %s: %w", ref, fs.ErrNotExist)
+	}
+	p := b.platforms[0]
+	if opt.Platform != nil {
+		p = *opt.Platform
+	}
+	config, ok := img.Configs[platforms.Format(platforms.Normalize(p))]
+	if !ok {
+		return nil, fmt.Errorf("image %s has no %s", ref, platforms.Format(p))
+	}
+	return &frontend.ImageMeta{Ref: ref, Digest: img.Digest, Config: config}, nil
+}
+
+// A fakeRef is a directory of the client, or a result that nobody reads.
+type fakeRef struct {
+	def   *pb.Definition
+	dir   string
+	files map[string][]byte
+}
+
+func (r *fakeRef) Definition() *pb.Definition     { return r.def }
+func (r *fakeRef) Evaluate(context.Context) error { return nil }
+
+func (r *fakeRef) ReadFile(_ context.Context, name string, _, _ int64) ([]byte, error) {
+	dt, ok := r.files[r.dir+name]
+	if !ok {
+		return nil, fmt.Errorf("open %s: %w", name, fs.ErrNotExist)
+	}
+	return dt, nil
+}
+
+func (r *fakeRef) ReadDir(context.Context, string, string) ([]*fstypes.Stat, error) {
+	return nil, fs.ErrNotExist
+}
+
+func (r *fakeRef) StatFile(context.Context, string) (*fstypes.Stat, error) {
+	return nil, fs.ErrNotExist
+}

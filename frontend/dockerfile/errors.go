@@ -1,0 +1,33 @@
+package dockerfile
+
+import (
+	"errors"
+
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/solver/pb"
+)
+
+// atSource gives err the lines of the Dockerfile that it is about, in the form in which
+// clients print them.
+func atSource(err error, info *pb.SourceInfo) error {
+	var at *parser.LocationError
+	if err == nil || info == nil || !errors.As(err, &at) {
+		return err
+	}
+	for _, ranges := range at.Locations {
+		err = errdefs.WithSource(err, &errdefs.Source{Info: info, Ranges: wireRanges(ranges)})
+	}
+	return err
+}
+
+func wireRanges(ranges []parser.Range) []*pb.Range {
+	out := make([]*pb.Range, 0, len(ranges))
+	for _, r := range ranges {
+		out = append(out, &pb.Range{
+			Start: &pb.Position{Line: int32(r.Start.Line), Character: int32(r.Start.Character)},
+			End:   &pb.Position{Line: int32(r.End.Line), Character: int32(r.End.Character)},
+		})
+	}
+	return out
+}

@@ -1,0 +1,185 @@
+package dockerfile
+
+import (
+	"bytes"
+	"encoding/json"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	digest "github.com/opencontainers/go-digest"
+	"github.com/rogpeppe/go-internal/txtar"
+
+	"github.com/moby/buildkit/solver/pb"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/dbuild/dbuild/frontend"
+)
+
+// A goldenOp is an operation that BuildKit made.
+type goldenOp struct{ digest, name, op string }
+
+// TestGolden compares every operation with what BuildKit made of the same Dockerfile.
+func TestGolden(t *testing.T) {
+	files, err := filepath.Glob("../../testdata/dockerfile/*.txtar")
+	if err != nil || len(files) < 20 {
+		t.Fatalf("%d golden files, %v", len(files), err)
+	}
+	for _, name := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(name), ".txtar"), func(t *testing.T) {
+			ar, err := txtar.ParseFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			bridge := newFakeBridge(t)
+			opts := map[string]string{OptSession: "SESSION"}
+			want := map[string]string{}
+			for _, f := range ar.Files {
+				kind, _, _ := strings.Cut(f.Name, "/")
+				switch kind {
+				case "opts":
+					for line := range strings.Lines(string(f.Data)) {
+						k, v, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+						opts[k] = v
+					}
+				case "llb", "config", "differs":
+					want[f.Name] = string(f.Data)
+				default:
+					bridge.files[f.Name] = f.Data
+				}
+			}
+			built, err := Convert(t.Context(), bridge, &frontend.Request{Opts: opts})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range built {
+				suffix := ""
+				if _, single := want["llb"]; !single {
+					suffix = "/" + p.ID
+				}
+				compareOps(t, readGolden(t, want["llb"+suffix]), p.Definition, differs(want["differs"]))
+				compareConfig(t, want["config"+suffix], p)
+			}
+		})
+	}
+}
+
+func readGolden(t *testing.T, text string) []goldenOp {
+	t.Helper()
+	if text == "scratch\n" {
+		return nil
+	}
+	var ops []goldenOp
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	for pair := range slices.Chunk(lines, 2) {
+		if len(pair) != 2 {
+			t.Fatalf("golden file has an odd number of lines")
+		}
+		d, name, _ := strings.Cut(pair[0], " ")
+		ops = append(ops, goldenOp{d, name, strings.TrimSpace(pair[1])})
+	}
+	return ops
+}
+
+// differs reads "BuildKit's ours reason" lines.
+func differs(text string) map[string]string {
+	m := map[string]string{}
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) > 2 {
+			m[f[0]] = f[1]
+		}
+	}
+	return m
+}
+
+func compareOps(t *testing.T, want []goldenOp, def *pb.Definition, differ map[string]string) {
+	t.Helper()
+	var got []goldenOp
+	for i, dt := range def.Def {
+		if i == len(def.Def)-1 {
+			break
+		}
+		var op pb.Op
+		if err := op.UnmarshalVT(dt); err != nil {
+			t.Fatal(err)
+		}
+		d := string(digest.FromBytes(dt))
+		got = append(got, goldenOp{d, def.Metadata[d].GetDescription()["llb.customname"], compactJSON(t, &op)})
+	}
+	for i := range want {
+		if ours, ok := differ[want[i].digest]; ok {
+			want[i].digest = ours
+		}
+	}
+	digests := func(ops []goldenOp) map[string]goldenOp {
+		m := map[string]goldenOp{}
+		for _, o := range ops {
+			m[o.digest] = o
+		}
+		return m
+	}
+	have, expect := digests(got), digests(want)
+	for i, w := range want {
+		g, ok := have[w.digest]
+		if !ok {
+			t.Errorf("BuildKit has %s\n  %s\n  %s", w.digest, w.name, w.op)
+			continue
+		}
+		if g.name != w.name {
+			t.Errorf("operation %d is called\n%s, BuildKit says\n%s", i, g.name, w.name)
+		}
+	}
+	for _, g := range got {
+		if _, ok := expect[g.digest]; !ok {
+			t.Errorf("we have %s\n  %s\n  %s", g.digest, g.name, g.op)
+		}
+	}
+	for i := range want {
+		if !t.Failed() && got[i].digest != want[i].digest {
+			t.Errorf("operation %d comes in another order", i)
+		}
+	}
+}
+
+func compactJSON(t *testing.T, op *pb.Op) string {
+	t.Helper()
+	dt, err := protojson.Marshal(op)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v any
+	if err := json.Unmarshal(dt, &v); err != nil {
+		t.Fatal(err)
+	}
+	if dt, err = json.Marshal(v); err != nil {
+		t.Fatal(err)
+	}
+	return string(dt)
+}
+
+func compareConfig(t *testing.T, want string, p *Platform) {
+	t.Helper()
+	dt, err := json.Marshal(p.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	var v any
+	if err := json.Unmarshal(dt, &v); err != nil {
+		t.Fatal(err)
+	}
+	enc := json.NewEncoder(&got)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(v); err != nil {
+		t.Fatal(err)
+	}
+	var w any
+	if err := json.Unmarshal([]byte(want), &w); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(w, v); d != "" {
+		t.Errorf("image config (-BuildKit +ours):\n%s", d)
+	}
+}

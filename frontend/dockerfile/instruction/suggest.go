@@ -1,0 +1,29 @@
+package instruction
+
+import (
+	"fmt"
+
+	"github.com/agext/levenshtein"
+)
+
+// Suggest adds "(did you mean X?)" to err if one of the options is close to got. It does
+// not if got is one of them: then the error is about something else.
+func Suggest(err error, got string, options []string) error {
+	best, most := "", 6 // more than two edits are another word
+	for _, o := range options {
+		if o == got {
+			return err
+		}
+		d := 2 * levenshtein.Distance(got, o, nil)
+		if o != "" && got != "" && o[0] == got[0] {
+			d-- // few get the first letter wrong
+		}
+		if d < most {
+			best, most = o, d
+		}
+	}
+	if best == "" {
+		return err
+	}
+	return fmt.Errorf("%w (did you mean %s?)", err, best)
+}

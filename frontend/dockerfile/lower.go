@@ -1,0 +1,144 @@
+package dockerfile
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+
+	"github.com/dbuild/dbuild/frontend/dockerfile/instruction"
+)
+
+// lowerAll lowers the needed stages. All that a stage reads from stands before it.
+func (b *build) lowerAll() error {
+	for _, s := range b.stages {
+		if !s.needed || s.context != nil {
+			continue
+		}
+		if err := b.begin(s); err != nil {
+			return parser.WithLocation(err, s.at)
+		}
+		for _, st := range s.steps {
+			s.inTrigger = st.trigger
+			if err := b.lower(s, st); err != nil {
+				return parser.WithLocation(err, st.At().Ranges)
+			}
+		}
+		for p := range s.contextRead {
+			b.contextRead[p] = true
+		}
+	}
+	return nil
+}
+
+// begin gives a stage what its base has.
+func (b *build) begin(s *stage) error {
+	if p := s.parent; p != nil {
+		s.state = p.state
+		s.env = p.env.clone()
+		s.platform = p.platform
+		s.image = cloneConfig(p.image)
+		s.image.Config.OnBuild = nil
+		s.baseImage = p.baseImage
+		s.read = p.read // what is read of this stage is read of its base
+		s.args = slices.Clone(p.args)
+	}
+	if s.platform.OS == "windows" {
+		return fmt.Errorf("not implemented: building for Windows")
+	}
+	conf := &s.image.Config
+	if !hasConfigEnv(conf.Env, "PATH") {
+		conf.Env = append(conf.Env, "PATH="+defaultPath)
+	}
+	for _, kv := range conf.Env {
+		k, v, _ := strings.Cut(kv, "=")
+		s.env.set(k, v)
+	}
+	if b.opts.hostname != "" {
+		s.hostname = b.opts.hostname
+	}
+	if conf.WorkingDir != "" {
+		conf.WorkingDir = join(conf.WorkingDir, conf.WorkingDir)
+		s.dir = conf.WorkingDir
+	}
+	if conf.User != "" {
+		s.user = conf.User
+	}
+	s.network = b.opts.network
+	return nil
+}
+
+// lower applies one instruction to its stage.
+func (b *build) lower(s *stage, st *step) error {
+	switch in := st.Instruction.(type) {
+	case *instruction.Run:
+		return b.run(s, in, st.from)
+	case *instruction.Copy:
+		return b.copy(s, in, st.from)
+	case *instruction.Add:
+		return b.add(s, in)
+	case *instruction.Workdir:
+		return b.workdir(s, in)
+	case *instruction.Env:
+		return b.setEnv(s, in)
+	case *instruction.Arg:
+		return b.arg(s, in)
+	case *instruction.Label:
+		return b.label(s, in)
+	case *instruction.Maintainer:
+		return s.maintainer(in)
+	case *instruction.User:
+		return b.user(s, in)
+	case *instruction.Shell:
+		return s.setShell(in)
+	case *instruction.Cmd:
+		return s.cmd(in)
+	case *instruction.Entrypoint:
+		return s.entrypoint(in)
+	case *instruction.Expose:
+		return b.expose(s, in)
+	case *instruction.Volume:
+		return b.volume(s, in)
+	case *instruction.StopSignal:
+		return b.stopSignal(s, in)
+	case *instruction.Healthcheck:
+		return s.healthcheck(in)
+	case *instruction.OnBuild:
+		s.image.Config.OnBuild = append(s.image.Config.OnBuild, in.Trigger)
+		return nil
+	}
+	return fmt.Errorf("not implemented: %s", strings.ToUpper(st.At().Keyword))
+}
+
+// expand replaces the variables in a word, and takes away its quotes.
+func (b *build) expand(s *stage, word string) (string, error) {
+	if !strings.ContainsAny(word, "$'\"<"+string(b.file.Escape)) {
+		return word, nil
+	}
+	v, _, err := b.lex.ProcessWord(word, &s.env)
+	return v, err
+}
+
+func (b *build) expandAll(s *stage, words []string) ([]string, error) {
+	out := make([]string, len(words))
+	for i, w := range words {
+		var err error
+		if out[i], err = b.expand(s, w); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// join is p seen from dir. An absolute path is left as it is.
+func join(dir, p string) string {
+	if p == "" {
+		p = dir
+	}
+	if path.IsAbs(p) {
+		return p
+	}
+	return path.Join("/", dir, p)
+}

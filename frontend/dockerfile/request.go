@@ -1,0 +1,191 @@
+package dockerfile
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/dbuild/dbuild/frontend"
+	"github.com/dbuild/dbuild/frontend/dockerfile/instruction"
+)
+
+// capabilities are those that clients may demand in "frontend.caps".
+var capabilities = []string{
+	"moby.buildkit.frontend.inputs",
+	"moby.buildkit.frontend.subrequests",
+	"moby.buildkit.frontend.contexts",
+	"moby.buildkit.frontend.gitquerystring",
+}
+
+// checkCaps refuses what we cannot do. Each demand may end in "+forward": then it is for
+// the frontend that the Dockerfile names, but there is only us.
+func checkCaps(demands string) error {
+	for d := range strings.SplitSeq(demands, ",") {
+		name, _, _ := strings.Cut(d, "+")
+		if name != "" && !slices.Contains(capabilities, name) {
+			return errdefs.NewUnsupportedFrontendCapError(name)
+		}
+	}
+	return nil
+}
+
+// Syntax returns the frontend image that a Dockerfile names in its syntax directive, and
+// what stands behind it.
+func Syntax(dockerfile []byte) (ref, cmdline string, ok bool) {
+	ref, cmdline, _, ok = parser.DetectSyntax(dockerfile)
+	return ref, cmdline, ok
+}
+
+// Builtin reports whether a syntax is that of this package, so that nothing needs to be
+// pulled: "dockerfile.v0" and the stable releases of docker/dockerfile.
+func Builtin(ref string) bool {
+	if ref == "dockerfile.v0" {
+		return true
+	}
+	name, _, _ := strings.Cut(strings.TrimPrefix(ref, "docker.io/"), "@")
+	name, tag, _ := strings.Cut(name, ":")
+	return name == "docker/dockerfile" && !strings.Contains(tag, "labs")
+}
+
+// checkSyntax finds out whether another frontend is asked for, which is for the daemon
+// to run.
+func (l *loader) checkSyntax() error {
+	if _, ok := l.opts.raw["cmdline"]; ok {
+		return nil // whoever came here obeyed the directive
+	}
+	if v, ok := l.opts.raw["build-arg:BUILDKIT_SYNTAX"]; ok {
+		if ref, _, _ := strings.Cut(strings.TrimSpace(v), " "); ref != "dockerfile.v0" {
+			return fmt.Errorf("not implemented: BUILDKIT_SYNTAX=%s", v)
+		}
+		return nil
+	}
+	if ref, _, at, ok := parser.DetectSyntax(l.data); ok && !Builtin(ref) {
+		return parser.WithLocation(fmt.Errorf("not implemented: syntax %s", ref), at)
+	}
+	return nil
+}
+
+// subrequest answers a question about the Dockerfile instead of building it.
+func (l *loader) subrequest(ctx context.Context, id string) (*frontend.Result, error) {
+	switch id {
+	case "frontend.convertllb":
+		file, err := instruction.Parse(l.data)
+		if err != nil {
+			return nil, err
+		}
+		p, err := newBuild(l, file, nil).convert(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return describeLLB(p.Definition)
+	case "frontend.targets":
+		file, err := instruction.Parse(l.data)
+		if err != nil {
+			return nil, err
+		}
+		return l.listTargets(file)
+	case "frontend.subrequests.describe":
+		return answer("1.0.0", requests, func(out *strings.Builder) {
+			for _, r := range requests {
+				fmt.Fprintf(out, "%s\t%s\t%s\n", strings.TrimPrefix(r.Name, "frontend."), r.Version, r.Description)
+			}
+		})
+	}
+	return nil, errdefs.NewUnsupportedSubrequestError(id)
+}
+
+// A request describes a subrequest.
+type request struct {
+	Name        string `json:"name"`
+	Version     string `json:"version"`
+	Type        string `json:"type"`
+	Description string `json:"description"`
+	Opts        []any  `json:"opts"`
+	Metadata    []any  `json:"metadata"`
+}
+
+type named struct {
+	Name string `json:"name"`
+}
+
+var requests = []request{
+	{"frontend.targets", "1.0.0", "rpc", "List all targets current build supports", nil, []any{named{"result.json"}, named{"result.txt"}}},
+	{"frontend.convertllb", "0.1.0", "rpc", "Convert Dockerfile to LLB", nil, []any{named{"result.json"}}},
+	{"frontend.subrequests.describe", "1.0.0", "rpc", "List available subrequest types", nil, []any{named{"result.json"}, named{"result.txt"}}},
+}
+
+// answer is the result of a subrequest: v as JSON, and as text if there is one.
+func answer(version string, v any, text func(*strings.Builder)) (*frontend.Result, error) {
+	dt, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode the answer: %w", err)
+	}
+	res := &frontend.Result{Metadata: map[string][]byte{"result.json": dt, "version": []byte(version)}}
+	if text != nil {
+		var b strings.Builder
+		text(&b)
+		res.Metadata["result.txt"] = []byte(b.String())
+	}
+	return res, nil
+}
+
+func describeLLB(def *pb.Definition) (*frontend.Result, error) {
+	ops := map[digest.Digest]json.RawMessage{}
+	for _, dt := range def.Def {
+		var op pb.Op
+		if err := op.UnmarshalVT(dt); err != nil {
+			return nil, fmt.Errorf("decode our own operation: %w", err)
+		}
+		js, err := protojson.Marshal(&op)
+		if err != nil {
+			return nil, fmt.Errorf("encode operation: %w", err)
+		}
+		ops[digest.FromBytes(dt)] = js
+	}
+	src, err := protojson.Marshal(def.Source)
+	if err != nil {
+		return nil, fmt.Errorf("encode source locations: %w", err)
+	}
+	return answer("0.1.0", map[string]any{"def": ops, "metadata": def.Metadata, "source": json.RawMessage(src)}, nil)
+}
+
+// A target describes a stage.
+type target struct {
+	Name        string       `json:"name,omitempty"`
+	Default     bool         `json:"default,omitempty"`
+	Description string       `json:"description,omitempty"`
+	Base        string       `json:"base,omitempty"`
+	Platform    string       `json:"platform,omitempty"`
+	Location    *pb.Location `json:"location,omitempty"`
+}
+
+func (l *loader) listTargets(file *instruction.File) (*frontend.Result, error) {
+	list := struct {
+		Targets []target `json:"targets"`
+		Sources [][]byte `json:"sources"`
+	}{Sources: [][]byte{l.data}}
+	for i, s := range file.Stages {
+		list.Targets = append(list.Targets, target{
+			Name: s.From.Name, Default: i == len(file.Stages)-1, Description: s.From.Doc,
+			Base: s.From.Base, Platform: s.From.Platform, Location: &pb.Location{Ranges: wireRanges(s.From.Ranges)},
+		})
+	}
+	return answer("1.0.0", list, func(out *strings.Builder) {
+		out.WriteString("TARGET\tDESCRIPTION\n")
+		for _, t := range list.Targets {
+			name := t.Name
+			if t.Default {
+				name = strings.TrimSpace(name + " (default)")
+			}
+			fmt.Fprintf(out, "%s\t%s\n", name, t.Description)
+		}
+	})
+}

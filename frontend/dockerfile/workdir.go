@@ -1,0 +1,29 @@
+package dockerfile
+
+import (
+	"path"
+
+	"github.com/dbuild/dbuild/frontend/dockerfile/instruction"
+	"github.com/dbuild/dbuild/llb"
+)
+
+// workdir sets the working directory and makes it, for the stage's user.
+func (b *build) workdir(s *stage, in *instruction.Workdir) error {
+	p, err := b.expand(s, in.Path)
+	if err != nil {
+		return err
+	}
+	dir := join(s.image.Config.WorkingDir, p)
+	s.dir, s.image.Config.WorkingDir = dir, dir
+	if dir == "/" {
+		s.commit("WORKDIR /", false)
+		return nil
+	}
+	meta := b.meta(s, in.Pos, b.stepName(s, in.Source, b.lex, &s.env, s.platform))
+	meta.IgnoreCache = false
+	s.out = fileOp(s.out, meta, action{other: llb.Mkdir{
+		Path: path.Clean(dir), Mode: 0o755, Parents: true, Owner: owner(s.user), Created: s.epoch,
+	}})
+	s.commit("WORKDIR "+dir, true)
+	return nil
+}

@@ -1,0 +1,49 @@
+package gateway
+
+import (
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/apicaps"
+	capspb "github.com/moby/buildkit/util/apicaps/pb"
+)
+
+// Clients change what they send by these lists, so a capability stands here only when
+// the behaviour exists.
+
+func frontendCaps() []*capspb.APICap {
+	return enabled(
+		gwpb.CapSolveBase, gwpb.CapSolveInlineReturn, gwpb.CapResolveImage, gwpb.CapResolveImageResolveMode,
+		gwpb.CapReadFile, gwpb.CapReturnResult, gwpb.CapReturnMap, gwpb.CapReadDir, gwpb.CapStatFile,
+		gwpb.CapProtoRefArray, gwpb.CapReferenceOutput, gwpb.CapFrontendInputs, gwpb.CapGatewaySolveMetadata,
+		gwpb.CapFrontendCaps, gwpb.CapGatewayEvaluateSolve, gwpb.CapGatewayEvaluate, gwpb.CapGatewayWarnings,
+	)
+}
+
+func llbCaps() []*capspb.APICap {
+	return enabled(
+		pb.CapSourceImage, pb.CapSourceImageResolveMode,
+		pb.CapSourceLocal, pb.CapSourceLocalUnique, pb.CapSourceLocalSessionID, pb.CapSourceLocalIncludePatterns,
+		pb.CapSourceLocalFollowPaths, pb.CapSourceLocalExcludePatterns, pb.CapSourceLocalSharedKeyHint, pb.CapSourceLocalDiffer,
+		pb.CapSourceGit, pb.CapSourceGitKeepDir, pb.CapSourceGitFullURL, pb.CapSourceGitSubdir,
+		pb.CapSourceHTTP, pb.CapSourceHTTPChecksum, pb.CapSourceHTTPPerm, pb.CapSourceHTTPUIDGID,
+		pb.CapSourceOCILayout,
+		pb.CapExecMetaBase, pb.CapExecMetaCgroupParent, pb.CapExecMetaNetwork, pb.CapExecMetaProxy, pb.CapExecMetaSecurity,
+		pb.CapExecMetaSetsDefaultPath, pb.CapExecMetaUlimit, pb.CapExecMetaRemoveMountStubsRecursive, pb.CapExecMetaLinuxResources,
+		pb.CapExecMountBind, pb.CapExecMountBindReadWriteNoOutput, pb.CapExecMountCache, pb.CapExecMountCacheSharing,
+		pb.CapExecMountSelector, pb.CapExecMountTmpfs, pb.CapExecMountTmpfsSize, pb.CapExecMountSecret, pb.CapExecMountSSH,
+		pb.CapExecMountContentCache, pb.CapExecCgroupsMounted, pb.CapExecSecretEnv, pb.CapExecValidExitCode,
+		pb.CapFileBase, pb.CapFileRmWildcard, pb.CapFileCopyIncludeExcludePatterns, pb.CapFileCopyRequiredPaths,
+		pb.CapFileRmNoFollowSymlink, pb.CapFileCopyAlwaysReplaceExistingDestPaths, pb.CapFileCopyModeStringFormat, pb.CapFileSymlinkCreate,
+		pb.CapConstraints, pb.CapPlatform, pb.CapMetaIgnoreCache, pb.CapMetaDescription, pb.CapMetaExportCache,
+		pb.CapMergeOp, pb.CapDiffOp,
+		pb.CapAnnotations, pb.CapSourceDateEpoch, pb.CapMultipleExporters, pb.CapGCFreeSpaceFilter,
+	)
+}
+
+func enabled(ids ...apicaps.CapID) []*capspb.APICap {
+	out := make([]*capspb.APICap, len(ids))
+	for i, id := range ids {
+		out[i] = &capspb.APICap{ID: string(id), Enabled: true}
+	}
+	return out
+}

@@ -1,0 +1,232 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/containerd/errdefs"
+	digest "github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
+)
+
+// A Ref is an immutable filesystem. It implements solver.Ref through worker; ID is a
+// hash of the layer IDs. Retain and Release count its uses; an unused layer may be pruned.
+type Ref struct {
+	s      *Store
+	layers []*layer
+	// prefer names, for each layer, the blob that the image it came from names. Images may
+	// have the same files in different blobs.
+	prefer []digest.Digest
+	heads  []string // layers that no other of the stack was built on
+	uses   atomic.Int64
+	id     func() string
+}
+
+// newRef makes a Ref of layers that are already held for it.
+func newRef(s *Store, layers []*layer, prefer []digest.Digest, heads []string) *Ref {
+	r := &Ref{s: s, layers: layers, prefer: prefer, heads: heads}
+	r.uses.Store(1)
+	r.id = sync.OnceValue(func() string {
+		sum := sha256.Sum256([]byte(strings.Join(r.LayerIDs(), "\n")))
+		return hex.EncodeToString(sum[:])
+	})
+	return r
+}
+
+// ID names the content's composition: equal IDs are equal stacks of layers.
+func (r *Ref) ID() string { return r.id() }
+
+// Retain returns r, to be released once more.
+func (r *Ref) Retain() *Ref {
+	if r.uses.Add(1) == 1 {
+		r.s.hold(r.layers)
+	}
+	return r
+}
+
+// Release gives up one use.
+func (r *Ref) Release() {
+	if r.uses.Add(-1) == 0 {
+		r.s.unhold(r.layers)
+	}
+}
+
+// LayerIDs returns the ids of the layers, oldest first. Store.Load accepts them.
+func (r *Ref) LayerIDs() []string {
+	ids := make([]string, len(r.layers))
+	for i, l := range r.layers {
+		ids[i] = l.id
+	}
+	return ids
+}
+
+// Load returns the Ref with the given layer IDs, or an errdefs.ErrNotFound.
+func (s *Store) Load(ctx context.Context, layers []string) (*Ref, error) {
+	list, err := s.acquire(layers)
+	if err != nil {
+		return nil, err
+	}
+	s.touch(list)
+	return newRef(s, list, make([]digest.Digest, len(list)), heads(list)), nil
+}
+
+// LayersOf returns the Ref of layers known by these diff IDs, or errdefs.ErrNotFound.
+func (s *Store) LayersOf(ctx context.Context, diffIDs []digest.Digest) (*Ref, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := make([]string, len(diffIDs))
+	if err := s.db.View(func(tx *bolt.Tx) error {
+		for i, d := range diffIDs {
+			if ids[i] = s.byDiffID(tx, d); ids[i] == "" {
+				return fmt.Errorf("layer with diff ID %s: %w", short(d.String()), errdefs.ErrNotFound)
+			}
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	list, err := s.acquireLocked(ids)
+	if err != nil {
+		return nil, err
+	}
+	return newRef(s, list, make([]digest.Digest, len(list)), heads(list)), nil
+}
+
+// byDiffID returns the layer with a diff ID, or "". The caller holds s.mu.
+func (s *Store) byDiffID(tx *bolt.Tx, d digest.Digest) string {
+	if id := s.byDiff[d]; id != "" && s.layers[id] != nil {
+		return id
+	}
+	return string(bucket(tx, bucketDiffIDs).Get([]byte(d)))
+}
+
+// heads returns the layers that no other of the list was built on.
+func heads(layers []*layer) []string {
+	isParent := map[string]bool{}
+	for _, l := range layers {
+		l.mu.Lock()
+		for _, p := range l.row.Parents {
+			isParent[p] = true
+		}
+		l.mu.Unlock()
+	}
+	var out []string
+	for _, l := range layers {
+		if !isParent[l.id] {
+			out = append(out, l.id)
+		}
+	}
+	return out
+}
+
+// Merge returns a Ref with the layers of refs, lowest first. It moves no data. A layer
+// that several of them share is kept where it is highest.
+func (s *Store) Merge(refs ...*Ref) *Ref {
+	var layers []*layer
+	var prefer []digest.Digest
+	var top []string
+	last := map[*layer]int{}
+	n := 0
+	for _, r := range refs {
+		if r == nil {
+			continue
+		}
+		for _, l := range r.layers {
+			last[l] = n
+			n++
+		}
+	}
+	n = 0
+	for _, r := range refs {
+		if r == nil {
+			continue
+		}
+		for i, l := range r.layers {
+			// Applying a layer twice is the same as applying it the last time only, as far
+			// as its own paths go; below its last place it could only be hidden.
+			if last[l] == n {
+				layers = append(layers, l)
+				prefer = append(prefer, r.prefer[i])
+			}
+			n++
+		}
+		top = append(top, r.heads...)
+	}
+	slices.Sort(top)
+	s.hold(layers)
+	return newRef(s, layers, prefer, slices.Compact(top))
+}
+
+// files makes every layer files and returns their directories, oldest first.
+func (r *Ref) files(ctx context.Context, a Access) ([]string, error) {
+	if r == nil {
+		return nil, nil
+	}
+	dirs := make([]string, len(r.layers))
+	missing := false
+	for i, l := range r.layers {
+		dirs[i] = l.here()
+		missing = missing || dirs[i] == ""
+	}
+	if missing {
+		g, gctx := errgroup.WithContext(ctx)
+		for i, l := range r.layers {
+			if dirs[i] != "" {
+				continue
+			}
+			g.Go(func() (err error) {
+				dirs[i], err = l.materialise(gctx, a, r.prefer[i])
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return nil, err
+		}
+	}
+	for i, l := range r.layers {
+		if err := l.fixImplicit(func() *View { return r.view(dirs, i) }); err != nil {
+			return nil, err
+		}
+	}
+	return dirs, nil
+}
+
+// view looks into the lowest n layers.
+func (r *Ref) view(dirs []string, n int) *View {
+	v := newView(r.s.mnt.xattr())
+	for i := n - 1; i >= 0; i-- {
+		v.roots = append(v.roots, dirs[i])
+		if r.layers[i].opaqueRoot() {
+			break
+		}
+	}
+	return v
+}
+
+func (l *layer) opaqueRoot() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.row.OpaqueRoot
+}
+
+// lowers returns what to mount: the directories that can be seen, highest first.
+func (r *Ref) lowers(dirs []string) []string {
+	return r.view(dirs, len(dirs)).roots
+}
+
+// View makes every layer files and returns a reader of the whole. It is good until the
+// Ref is released.
+func (r *Ref) View(ctx context.Context, a Access) (*View, error) {
+	dirs, err := r.files(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	return r.view(dirs, len(dirs)), nil
+}

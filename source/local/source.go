@@ -1,0 +1,207 @@
+package local
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/dbuild/dbuild/internal/progress"
+	"github.com/dbuild/dbuild/internal/snapshot"
+	"github.com/dbuild/dbuild/session"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Config is what a Source needs.
+type Config struct {
+	Store    *snapshot.Store  // keeps the directories; required
+	Sessions *session.Manager // reaches the clients; required
+}
+
+// A Source receives directories of clients.
+type Source struct {
+	cfg Config
+
+	mu   sync.Mutex
+	live map[string]map[*Tree]struct{} // trees in use, by client and directory
+}
+
+// New returns a Source.
+func New(cfg Config) *Source {
+	return &Source{cfg: cfg, live: map[string]map[*Tree]struct{}{}}
+}
+
+// A Differ says how to tell whether a file must be sent again.
+type Differ string
+
+const (
+	DifferMetadata Differ = "metadata" // as the package comment says; the default
+	DifferNone     Differ = "none"     // every file is sent
+)
+
+// A Request names a directory of a client.
+type Request struct {
+	Name string // the name the client gave to the directory; required
+	// SessionID is the session to ask; "" or one that has gone is any of the group. A
+	// prefix before a colon is put before Name.
+	SessionID          string
+	Include, Exclude   []string // patterns, as in .dockerignore
+	FollowPaths        []string // only these paths, and what symlinks in them lead to
+	SharedKeyHint      string   // tells directories of one client with the same name apart
+	Differ             Differ
+	MetadataOnly       bool     // no content, but a list of all files in MetadataFile
+	MetadataOnlyExcept []string // patterns of files that are wanted nevertheless
+}
+
+// Sync receives the directory and returns it. It is shown in log, which may be nil, as
+// "transferring NAME:". The caller releases the Tree.
+func (s *Source) Sync(ctx context.Context, g session.Group, req Request, log *progress.Log) (*Tree, error) {
+	if prefix, id, ok := strings.Cut(req.SessionID, ":"); ok && id != "" {
+		req.Name, req.SessionID = prefix+"-"+req.Name, id
+	}
+	if len(req.Name) > maxPath {
+		return nil, errors.New("the name of a local directory is too long")
+	}
+	var tree *Tree
+	sync := func(ctx context.Context, c session.Caller) (err error) {
+		tree, err = s.sync(ctx, c, req, log)
+		return err
+	}
+	if req.SessionID != "" {
+		c, err := s.cfg.Sessions.Get(ctx, req.SessionID)
+		if err == nil {
+			err = s.cfg.Sessions.With(ctx, c, func(ctx context.Context) error { return sync(ctx, c) })
+		}
+		if err == nil || ctx.Err() != nil || !errors.Is(err, session.ErrNoSession) && status.Code(err) != codes.NotFound {
+			return tree, s.explain(req, err)
+		}
+	}
+	err := s.cfg.Sessions.Any(ctx, g, func(ctx context.Context, _ string, c session.Caller) error {
+		return sync(ctx, c)
+	})
+	return tree, s.explain(req, err)
+}
+
+func (s *Source) explain(req Request, err error) error {
+	if err == nil {
+		return nil
+	}
+	if st, ok := status.FromError(err); ok && st.Code() == codes.NotFound {
+		return fmt.Errorf("local directory %q: %s: %w", req.Name, st.Message(), os.ErrNotExist)
+	}
+	return fmt.Errorf("local directory %q: %w", req.Name, err)
+}
+
+// sync receives the directory from one session.
+func (s *Source) sync(ctx context.Context, c session.Caller, req Request, log *progress.Log) (*Tree, error) {
+	owner := c.SharedKey() + "\n" + req.SharedKeyHint + "\n" + req.Name
+	patterns, err := json.Marshal([]any{req.Include, req.Exclude, req.FollowPaths, req.MetadataOnly, req.MetadataOnlyExcept})
+	if err != nil {
+		return nil, err
+	}
+	key := sha256.Sum256(append([]byte(owner+"\n"), patterns...))
+	dir, err := s.cfg.Store.OpenDir(ctx, hex.EncodeToString(key[:]),
+		snapshot.Desc{Type: snapshot.TypeLocal, Description: "local source for " + req.Name},
+		snapshot.Private, nil, snapshot.Access{Log: log})
+	if err != nil {
+		return nil, err
+	}
+	donors := s.donors(owner)
+	defer func() {
+		for _, d := range donors {
+			d.Release()
+		}
+	}()
+	track := log.Track("transferring " + req.Name + ":")
+	defer track.Done()
+	p := &throttle{show: func(n int64) { track.Set(n, 0) }}
+	defer p.flush()
+
+	x, err := receive(ctx, dir.Path, options{
+		distrust: req.Differ == DifferNone,
+		donors:   donors,
+		progress: p.set,
+		warn: func(path, reason string) {
+			log.Warn(progress.Warning{Level: 1, Short: fmt.Appendf(nil, "%s was left out of %s: %s", path, req.Name, reason)})
+		},
+		open: func(ctx context.Context) (Stream, error) { return open(ctx, c, req) },
+	})
+	if err != nil {
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			wipe(dir.Path)
+		}
+		return nil, errors.Join(err, dir.Close())
+	}
+	var t *Tree
+	t = newTree(x, filepath.Join(dir.Path, "tree"), func() {
+		s.forget(owner, t)
+		_ = dir.Close() // nothing is lost: the index is on disk
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live[owner] == nil {
+		s.live[owner] = map[*Tree]struct{}{}
+	}
+	s.live[owner][t] = struct{}{}
+	return t, nil
+}
+
+// donors returns the trees in use that hold the same directory, retained.
+func (s *Source) donors(owner string) []*Tree {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []*Tree
+	for t := range s.live[owner] {
+		if t.tryRetain() {
+			list = append(list, t)
+		}
+	}
+	return list
+}
+
+func (s *Source) forget(owner string, t *Tree) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.live[owner], t)
+	if len(s.live[owner]) == 0 {
+		delete(s.live, owner)
+	}
+}
+
+// wipe gives back the space of a directory whose transfer filled the disk.
+func wipe(dir string) {
+	for _, name := range []string{"index", "tree", "tmp", "dirty"} {
+		_ = os.RemoveAll(filepath.Join(dir, name)) // what stays is checked by the next transfer
+	}
+}
+
+// A throttle passes on at most ten values a second.
+type throttle struct {
+	show        func(int64)
+	value, seen int64
+	calls       int
+	last        time.Time
+}
+
+func (t *throttle) set(n int64) {
+	t.value = n
+	if t.calls++; t.calls%64 != 0 && n-t.seen < 64<<10 {
+		return
+	}
+	t.seen = n
+	if now := time.Now(); now.Sub(t.last) >= 100*time.Millisecond {
+		t.last = now
+		t.show(n)
+	}
+}
+
+func (t *throttle) flush() { t.show(t.value) }

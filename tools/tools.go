@@ -1,0 +1,10 @@
+//go:build tools
+
+// Package tools pins the programs that tests and benchmarks run beside dbuild:
+// BuildKit's client and daemon.
+package tools
+
+import (
+	_ "github.com/moby/buildkit/cmd/buildctl"
+	_ "github.com/moby/buildkit/cmd/buildkitd"
+)

@@ -1,0 +1,162 @@
+package worker
+
+import (
+	"encoding/hex"
+	"fmt"
+	"strings"
+
+	"github.com/dbuild/dbuild/internal/progress"
+	"github.com/dbuild/dbuild/llb"
+	"github.com/dbuild/dbuild/solver"
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+)
+
+// LoadOptions say what a graph may do and on whose behalf it is loaded.
+type LoadOptions struct {
+	// Scope is mixed into the identity of what depends on an unnamed client, such as a
+	// local directory without a session: normally the id of the session.
+	Scope string
+	// HostNetwork and Insecure say whether those entitlements were granted.
+	HostNetwork, Insecure bool
+}
+
+// Load makes solver vertices of a validated graph and returns the edge it leads to, or
+// ok false for an empty filesystem.
+func (w *Worker) Load(g *llb.Graph, opt LoadOptions) (_ solver.Edge, ok bool, _ error) {
+	if g.Root.Vertex == nil {
+		return solver.Edge{}, false, nil
+	}
+	loaded := make(map[*llb.Vertex]*solver.Vertex, len(g.Vertices))
+	for _, v := range g.Vertices {
+		sv, err := w.vertex(v, loaded, opt)
+		if err != nil {
+			return solver.Edge{}, false, &solver.VertexError{Vertex: &solver.Vertex{Show: progress.Vertex{Digest: v.Digest, Name: vertexName(v)}}, Err: err}
+		}
+		loaded[v] = sv
+	}
+	return solver.Edge{Vertex: loaded[g.Root.Vertex], Output: g.Root.Output}, true, nil
+}
+
+func (w *Worker) vertex(v *llb.Vertex, loaded map[*llb.Vertex]*solver.Vertex, opt LoadOptions) (*solver.Vertex, error) {
+	out := &solver.Vertex{
+		NoCache: v.Meta.GetIgnoreCache(),
+		Show:    progress.Vertex{Digest: v.Digest, Name: vertexName(v)},
+	}
+	if g := v.Meta.GetProgressGroup(); g != nil {
+		out.Show.Group = &progress.Group{ID: g.Id, Name: g.Name, Weak: g.Weak}
+	}
+	scoped := false
+	for _, in := range v.Inputs {
+		sv := loaded[in.Vertex]
+		out.Inputs = append(out.Inputs, solver.Edge{Vertex: sv, Output: in.Output})
+		out.Show.Inputs = append(out.Show.Inputs, in.Vertex.Digest)
+		scoped = scoped || sv.Def != plainDef(in.Vertex.Digest)
+	}
+	var err error
+	out.Op, err = w.op(v, opt)
+	if err != nil {
+		return nil, err
+	}
+	out.Def = plainDef(v.Digest)
+	if src := v.Op.GetSource(); src != nil && strings.HasPrefix(src.Identifier, "local://") && src.Attrs[pb.AttrLocalSessionID] == "" {
+		scoped = true
+		out.Def = hash("scope", out.Def[:], []byte(opt.Scope))
+	} else if scoped {
+		// The def must name, recursively, what is read.
+		parts := [][]byte{out.Def[:]}
+		for _, in := range out.Inputs {
+			parts = append(parts, in.Vertex.Def[:])
+		}
+		out.Def = hash("scoped", parts...)
+	}
+	return out, nil
+}
+
+// plainDef is the def of a vertex that means the same whoever asks.
+func plainDef(d digest.Digest) (def solver.Def) {
+	b, err := hex.DecodeString(d.Encoded())
+	if err != nil || len(b) != len(def) {
+		return hash("digest", []byte(d))
+	}
+	copy(def[:], b)
+	return def
+}
+
+func (w *Worker) op(v *llb.Vertex, opt LoadOptions) (solver.Op, error) {
+	inputs := len(v.Inputs)
+	switch op := v.Op.Op.(type) {
+	case *pb.Op_Source:
+		return w.sourceOp(op.Source, v.Op.Platform, v.Meta)
+	case *pb.Op_Exec:
+		if op.Exec.Network == pb.NetMode_HOST && !opt.HostNetwork {
+			return nil, fmt.Errorf("network.host is not allowed: pass --allow network.host, and the daemon must permit it")
+		}
+		if op.Exec.Security == pb.SecurityMode_INSECURE && !opt.Insecure {
+			return nil, fmt.Errorf("security.insecure is not allowed: pass --allow security.insecure, and the daemon must permit it")
+		}
+		if len(op.Exec.CdiDevices) > 0 {
+			return nil, fmt.Errorf("not implemented: CDI devices")
+		}
+		o, err := newExecOp(w, v.Op, op.Exec, v.Meta)
+		if err != nil {
+			return nil, err
+		}
+		o.name = vertexName(v)
+		return o, nil
+	case *pb.Op_File:
+		return newFileOp(w, v.Op, op.File, vertexName(v))
+	case *pb.Op_Merge:
+		id, err := opID("merge", v.Op)
+		return &mergeOp{w: w, op: op.Merge, id: id, inputs: inputs}, err
+	case *pb.Op_Diff:
+		id, err := opID("diff", v.Op)
+		return &diffOp{w: w, op: op.Diff, id: id, inputs: inputs}, err
+	case *pb.Op_Build:
+		return nil, fmt.Errorf("not implemented: build operations")
+	}
+	return nil, fmt.Errorf("not implemented: this kind of operation")
+}
+
+// vertexName is what people see: the name a frontend gave, or what the op does.
+func vertexName(v *llb.Vertex) string {
+	if n := v.Meta.GetDescription()["llb.customname"]; n != "" {
+		return n
+	}
+	switch op := v.Op.Op.(type) {
+	case *pb.Op_Source:
+		if id, ok := strings.CutPrefix(op.Source.Identifier, "local://"); ok {
+			return "[internal] load " + id
+		}
+		return op.Source.Identifier
+	case *pb.Op_Exec:
+		return strings.Join(op.Exec.Meta.GetArgs(), " ")
+	case *pb.Op_File:
+		var names []string
+		for _, a := range op.File.Actions {
+			names = append(names, actionName(a))
+		}
+		return strings.Join(names, ", ")
+	case *pb.Op_Merge:
+		return "merge"
+	case *pb.Op_Diff:
+		return "diff"
+	}
+	return v.Digest.String()
+}
+
+func actionName(a *pb.FileAction) string {
+	switch a := a.Action.(type) {
+	case *pb.FileAction_Copy:
+		return "copy " + a.Copy.Src + " " + a.Copy.Dest
+	case *pb.FileAction_Mkfile:
+		return "mkfile " + a.Mkfile.Path
+	case *pb.FileAction_Mkdir:
+		return "mkdir " + a.Mkdir.Path
+	case *pb.FileAction_Rm:
+		return "rm " + a.Rm.Path
+	case *pb.FileAction_Symlink:
+		return "symlink " + a.Symlink.Oldpath + " " + a.Symlink.Newpath
+	}
+	return "file"
+}

@@ -1,0 +1,286 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+	"github.com/dbuild/dbuild/internal/snapshot"
+	"github.com/dbuild/dbuild/session"
+	"github.com/dbuild/dbuild/solver"
+	"github.com/dbuild/dbuild/worker/runc"
+	"github.com/moby/buildkit/solver/pb"
+	"golang.org/x/sys/unix"
+)
+
+// mounting is everything that one run of a process has mounted, opened or begun to
+// write. close undoes what commit did not turn into results.
+type mounting struct {
+	w    *Worker
+	d    solver.Demand
+	id   string // of the run
+	name string
+
+	drafts  map[int]*snapshot.Draft // by index of the mount
+	secrets string                  // tmpfs that holds secret files, if any
+	undo    []func() error          // last first
+}
+
+func (m *mounting) close() error {
+	var errs []error
+	for i := len(m.undo) - 1; i >= 0; i-- {
+		errs = append(errs, m.undo[i]())
+	}
+	for _, d := range m.drafts {
+		errs = append(errs, d.Discard())
+	}
+	return errors.Join(errs...)
+}
+
+// mount prepares the mounts of a process and fills in p.
+func (m *mounting) mount(ctx context.Context, mounts []*pb.Mount, in []solver.Ref, p *runc.Process) error {
+	m.drafts = map[int]*snapshot.Draft{}
+	for i, mt := range mounts {
+		var ref solver.Ref
+		if mt.Input >= 0 {
+			ref = in[mt.Input]
+		}
+		if mt.Dest == pb.RootMount {
+			root, err := m.bind(ctx, i, mt, ref)
+			if err != nil {
+				return err
+			}
+			p.Rootfs, p.ReadOnly = root, mt.Readonly
+			continue
+		}
+		out := runc.Mount{Type: "bind", Target: mt.Dest, ReadOnly: mt.Readonly}
+		var err error
+		switch mt.MountType {
+		case pb.MountType_BIND:
+			out.Source, err = m.bind(ctx, i, mt, ref)
+		case pb.MountType_CACHE:
+			out.Source, err = m.cache(ctx, mt, ref)
+		case pb.MountType_TMPFS:
+			out.Type, out.Size = "tmpfs", mt.TmpfsOpt.GetSize()
+		case pb.MountType_SECRET:
+			out.Source, err = m.secret(ctx, i, mt.SecretOpt)
+			out.ReadOnly = true
+		case pb.MountType_SSH:
+			out.Source, err = m.ssh(ctx, mt.SSHOpt)
+		default:
+			err = fmt.Errorf("not implemented: mount type %s", mt.MountType)
+		}
+		if errors.Is(err, errOptional) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		p.Mounts = append(p.Mounts, out)
+	}
+	return nil
+}
+
+// errOptional says that a mount is left out because what it needs is not there and
+// need not be.
+var errOptional = errors.New("optional mount left out")
+
+// bind mounts an input: read-only, or as a new layer on top of it that becomes an output
+// or is thrown away.
+func (m *mounting) bind(ctx context.Context, i int, mt *pb.Mount, ref solver.Ref) (string, error) {
+	var root string
+	if tree, ok := ref.(*TreeRef); ok && mt.Readonly && mt.Output < 0 && mt.Dest != pb.RootMount {
+		root = tree.tree.Dir()
+	} else {
+		var layers *snapshot.Ref
+		if ref != nil {
+			var err error
+			if layers, err = m.w.Layers(ctx, ref); err != nil {
+				return "", err
+			}
+			defer layers.Release()
+		}
+		var err error
+		// The root gets a layer even if it is read-only: mount points are made in it.
+		if mt.Readonly && mt.Output < 0 && layers != nil && mt.Dest != pb.RootMount {
+			root, err = m.readOnly(ctx, layers)
+		} else {
+			root, err = m.draft(ctx, i, layers)
+		}
+		if err != nil {
+			if ref != nil {
+				err = lost(ref, err)
+			}
+			return "", err
+		}
+	}
+	return inside(root, mt.Selector)
+}
+
+func (m *mounting) readOnly(ctx context.Context, layers *snapshot.Ref) (string, error) {
+	mnt, err := layers.Mount(ctx, m.w.access(m.d))
+	if err != nil {
+		return "", err
+	}
+	m.undo = append(m.undo, mnt.Unmount)
+	return mnt.Root, nil
+}
+
+func (m *mounting) draft(ctx context.Context, i int, layers *snapshot.Ref) (string, error) {
+	draft, err := m.w.Store.NewDraft(ctx, layers, snapshot.Desc{Description: m.name})
+	if err != nil {
+		return "", err
+	}
+	m.drafts[i] = draft
+	root, _, err := draft.Mount(ctx, m.w.access(m.d))
+	return root, err
+}
+
+// inside returns the path of selector under root, or root itself.
+func inside(root, selector string) (string, error) {
+	if selector == "" || selector == "/" || selector == "." {
+		return root, nil
+	}
+	p, err := securejoin.SecureJoin(root, selector)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Lstat(p); err != nil {
+		return "", fmt.Errorf("mount source %q: not found", selector)
+	}
+	return p, nil
+}
+
+func (m *mounting) cache(ctx context.Context, mt *pb.Mount, ref solver.Ref) (string, error) {
+	var base *snapshot.Ref
+	key := mt.CacheOpt.GetID()
+	if ref != nil {
+		var err error
+		if base, err = m.w.Layers(ctx, ref); err != nil {
+			return "", err
+		}
+		defer base.Release()
+		key += "\x00" + ref.ID()
+	}
+	sharing := map[pb.CacheSharingOpt]snapshot.Sharing{
+		pb.CacheSharingOpt_SHARED:  snapshot.Shared,
+		pb.CacheSharingOpt_PRIVATE: snapshot.Private,
+		pb.CacheSharingOpt_LOCKED:  snapshot.Locked,
+	}[mt.CacheOpt.GetSharing()]
+	desc := snapshot.Desc{
+		Type:        snapshot.TypeCacheMount,
+		Description: fmt.Sprintf("cached mount %s from exec %s", mt.Dest, m.name),
+	}
+	dir, err := m.w.Store.OpenDir(ctx, key, desc, sharing, base, m.w.access(m.d))
+	if err != nil {
+		return "", err
+	}
+	m.undo = append(m.undo, dir.Close)
+	return inside(dir.Path, mt.Selector)
+}
+
+// secret writes a secret to a tmpfs that only this run sees.
+func (m *mounting) secret(ctx context.Context, i int, opt *pb.SecretOpt) (string, error) {
+	value, err := m.w.Sessions.Secret(ctx, group{m.d}, opt.GetID())
+	if errors.Is(err, session.ErrNoSecret) {
+		if opt.GetOptional() {
+			return "", errOptional
+		}
+		return "", fmt.Errorf("secret %s: not found; pass it with --secret id=%s,src=FILE", opt.GetID(), opt.GetID())
+	}
+	if err != nil {
+		return "", err
+	}
+	if m.secrets == "" {
+		dir, err := m.tmpfs()
+		if err != nil {
+			return "", err
+		}
+		m.secrets = dir
+	}
+	path := filepath.Join(m.secrets, strconv.Itoa(i))
+	if err := os.WriteFile(path, value, 0o600); err != nil {
+		return "", err
+	}
+	if err := os.Chown(path, int(opt.GetUid()), int(opt.GetGid())); err != nil {
+		return "", err
+	}
+	return path, os.Chmod(path, os.FileMode(opt.GetMode()&0o777))
+}
+
+// tmpfs mounts memory that never reaches the disk.
+func (m *mounting) tmpfs() (string, error) {
+	dir := filepath.Join(m.w.Root, "secrets-"+m.id)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	m.undo = append(m.undo, func() error { return os.Remove(dir) })
+	flags := uintptr(unix.MS_NODEV | unix.MS_NOSUID | unix.MS_NOEXEC)
+	if err := unix.Mount("tmpfs", dir, "tmpfs", flags, "mode=0700"); err != nil {
+		return "", fmt.Errorf("mount a tmpfs for secrets: %w", err)
+	}
+	m.undo = append(m.undo, func() error { return unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir, nil
+}
+
+func (m *mounting) ssh(ctx context.Context, opt *pb.SSHOpt) (string, error) {
+	dir := filepath.Join(m.w.Root, "ssh-"+newID())
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return "", err
+	}
+	m.undo = append(m.undo, func() error { return os.RemoveAll(dir) })
+	path, done, err := m.w.Sessions.SSHSocket(ctx, group{m.d}, session.SSHOptions{
+		ID: opt.GetID(), Dir: dir, UID: int(opt.GetUid()), GID: int(opt.GetGid()), Mode: os.FileMode(opt.GetMode() & 0o777),
+	})
+	if errors.Is(err, session.ErrNoSSH) {
+		if opt.GetOptional() {
+			return "", errOptional
+		}
+		return "", fmt.Errorf("ssh %s: the client offers no agent under that name; pass it with --ssh %s", opt.GetID(), opt.GetID())
+	}
+	if err != nil {
+		return "", err
+	}
+	m.undo = append(m.undo, done)
+	return path, nil
+}
+
+// commit turns the drafts into the outputs of the process.
+func (m *mounting) commit(ctx context.Context, mounts []*pb.Mount, outputs int, in []solver.Ref) (_ []solver.Ref, err error) {
+	refs := make([]solver.Ref, outputs)
+	defer func() {
+		if err != nil {
+			for _, r := range refs {
+				if r != nil {
+					r.Release()
+				}
+			}
+		}
+	}()
+	for i, mt := range mounts {
+		if mt.Output < 0 {
+			continue
+		}
+		draft, ok := m.drafts[i]
+		if !ok {
+			return nil, fmt.Errorf("mount %s cannot be an output", mt.Dest)
+		}
+		snap, err := draft.Commit(ctx)
+		delete(m.drafts, i)
+		if err != nil {
+			return nil, err
+		}
+		m.w.warm(m.d, snap)
+		refs[mt.Output] = NewRef(snap)
+	}
+	for i, r := range refs {
+		if r == nil {
+			return nil, fmt.Errorf("output %d of the process belongs to no mount", i)
+		}
+	}
+	return refs, nil
+}

@@ -1,0 +1,216 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/dbuild/dbuild/internal/treehash"
+	"github.com/dbuild/dbuild/session"
+	"github.com/dbuild/dbuild/solver"
+	"github.com/dbuild/dbuild/worker/runc"
+	"github.com/moby/buildkit/solver/pb"
+)
+
+// execOp runs a process in a container.
+type execOp struct {
+	w         *Worker
+	op        *pb.ExecOp
+	id        solver.ID
+	inputs    int
+	outputs   int
+	name      string
+	resources *pb.LinuxResources
+}
+
+// ExecError says that a process of the build failed.
+type ExecError struct {
+	Args []string
+	Err  error // a *runc.ExitError, if the process ran
+}
+
+func (e *ExecError) Error() string {
+	return fmt.Sprintf("process %q did not complete successfully: %v", strings.Join(e.Args, " "), e.Err)
+}
+
+// Unwrap returns what the process ended with.
+func (e *ExecError) Unwrap() error { return e.Err }
+
+// newExecOp checks what the loader of the graph cannot: that mounts fit together.
+func newExecOp(w *Worker, op *pb.Op, exec *pb.ExecOp, meta *pb.OpMetadata) (*execOp, error) {
+	o := &execOp{w: w, op: exec, inputs: len(op.Inputs), resources: meta.GetLinuxResources()}
+	keyed := exec.CloneVT()
+	keyed.Meta.ProxyEnv = nil // a proxy changes how bytes travel, not what they are
+	var err error
+	o.id, err = opID("exec", &pb.Op{Op: &pb.Op_Exec{Exec: keyed}, Platform: op.Platform})
+	if err != nil {
+		return nil, err
+	}
+	root := false
+	for _, m := range exec.Mounts {
+		root = root || m.Dest == pb.RootMount
+		o.outputs = max(o.outputs, int(m.Output)+1)
+	}
+	if !root {
+		return nil, errors.New("a process has no root filesystem: no mount has the destination /")
+	}
+	return o, nil
+}
+
+// byContent says whether input i is keyed by the content of what is mounted: only if
+// every mount of it is read-only.
+func (o *execOp) byContent(i int) bool {
+	seen := false
+	for _, m := range o.op.Mounts {
+		if int(m.Input) != i {
+			continue
+		}
+		if m.Dest == pb.RootMount || !m.Readonly || m.Output >= 0 || m.MountType != pb.MountType_BIND ||
+			m.ContentCache == pb.MountContentCache_OFF {
+			return false
+		}
+		seen = true
+	}
+	return seen
+}
+
+func (o *execOp) Spec(context.Context, solver.Demand) (solver.Spec, error) {
+	slots := make([]solver.Slot, o.inputs)
+	for i := range slots {
+		if !o.byContent(i) {
+			continue
+		}
+		var parts []treehash.Part
+		for _, m := range o.op.Mounts {
+			if int(m.Input) == i {
+				parts = append(parts, treehash.Part{Path: m.Selector, FollowLinks: true})
+			}
+		}
+		slots[i] = o.w.contentSlot(parts)
+	}
+	return solver.Spec{ID: o.id, Slots: slots}, nil
+}
+
+func (o *execOp) Run(ctx context.Context, d solver.Demand, _ solver.Spec, in []solver.Ref) ([]solver.Ref, error) {
+	if err := o.w.acquire(ctx, d); err != nil {
+		return nil, err
+	}
+	defer o.w.release()
+	m := &mounting{w: o.w, d: d, id: newID(), name: o.name}
+	refs, err := o.run(ctx, m, in)
+	if cleanErr := m.close(); err == nil && cleanErr != nil {
+		for _, r := range refs {
+			r.Release()
+		}
+		return nil, cleanErr
+	}
+	return refs, err
+}
+
+func (o *execOp) run(ctx context.Context, m *mounting, in []solver.Ref) ([]solver.Ref, error) {
+	meta := o.op.Meta
+	p := runc.Process{
+		ID:                   m.id,
+		Args:                 meta.Args,
+		Env:                  slices.Concat(meta.Env, proxyEnv(meta.ProxyEnv)),
+		Cwd:                  meta.Cwd,
+		User:                 meta.User,
+		Hostname:             meta.Hostname,
+		Ulimits:              meta.Ulimit,
+		CgroupParent:         meta.CgroupParent,
+		Network:              o.op.Network,
+		Security:             o.op.Security,
+		Resources:            o.resources,
+		RemoveStubsRecursive: meta.RemoveMountStubsRecursive,
+	}
+	for _, h := range meta.ExtraHosts {
+		ip, err := netip.ParseAddr(h.IP)
+		if err != nil {
+			return nil, fmt.Errorf("host %s: %q is not an IP address", h.Host, h.IP)
+		}
+		p.ExtraHosts = append(p.ExtraHosts, runc.HostIP{Host: h.Host, IP: ip})
+	}
+	for _, s := range o.op.Secretenv {
+		v, err := o.w.Sessions.Secret(ctx, group{m.d}, s.ID)
+		switch {
+		case errors.Is(err, session.ErrNoSecret) && s.Optional:
+			continue
+		case errors.Is(err, session.ErrNoSecret):
+			return nil, fmt.Errorf("secret %s: not found; pass it with --secret id=%s,src=FILE", s.ID, s.ID)
+		case err != nil:
+			return nil, err
+		}
+		p.Env = append(p.Env, s.Name+"="+string(v))
+	}
+	if err := m.mount(ctx, o.op.Mounts, in, &p); err != nil {
+		return nil, err
+	}
+
+	stdout, stderr := m.d.Log().Output(1), m.d.Log().Output(2)
+	p.Stdout, p.Stderr = stdout, stderr
+	err := o.w.Executor.Run(ctx, p)
+	stdout.Close()
+	stderr.Close()
+	if err = o.judge(ctx, err); err != nil {
+		return nil, err
+	}
+	return m.commit(ctx, o.op.Mounts, o.outputs, in)
+}
+
+// judge says whether a process that ended with err did what it should.
+func (o *execOp) judge(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	valid := o.op.Meta.ValidExitCodes
+	var exit *runc.ExitError
+	switch {
+	case errors.As(err, &exit):
+		if slices.Contains(valid, int32(exit.Code)) {
+			return nil
+		}
+	case err == nil:
+		if len(valid) == 0 || slices.Contains(valid, 0) {
+			return nil
+		}
+		err = &runc.ExitError{}
+	}
+	return &ExecError{Args: o.op.Meta.Args, Err: err}
+}
+
+func (w *Worker) acquire(ctx context.Context, d solver.Demand) error {
+	if w.processes == nil || w.processes.TryAcquire(1) {
+		return nil
+	}
+	waiting := d.Log().Track("waiting for a free process slot")
+	defer waiting.Done()
+	return w.processes.Acquire(ctx, 1)
+}
+
+func (w *Worker) release() {
+	if w.processes != nil {
+		w.processes.Release(1)
+	}
+}
+
+// proxyEnv spells a proxy in both cases, as programs disagree about it.
+func proxyEnv(p *pb.ProxyEnv) []string {
+	if p == nil {
+		return nil
+	}
+	var out []string
+	add := func(name, value string) {
+		if value != "" {
+			out = append(out, strings.ToUpper(name)+"="+value, name+"="+value)
+		}
+	}
+	add("http_proxy", p.HttpProxy)
+	add("https_proxy", p.HttpsProxy)
+	add("ftp_proxy", p.FtpProxy)
+	add("no_proxy", p.NoProxy)
+	add("all_proxy", p.AllProxy)
+	return out
+}

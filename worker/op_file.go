@@ -1,0 +1,351 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/agext/levenshtein"
+	"github.com/dbuild/dbuild/internal/snapshot"
+	"github.com/dbuild/dbuild/internal/treehash"
+	"github.com/dbuild/dbuild/solver"
+	"github.com/dbuild/dbuild/worker/fileop"
+	"github.com/moby/buildkit/solver/pb"
+)
+
+// fileOp carries out file actions. Each action works on an input or on the result of an
+// earlier action; copies read from another input.
+type fileOp struct {
+	w       *Worker
+	op      *pb.FileOp
+	id      solver.ID
+	inputs  int
+	outputs int
+	name    string
+	uses    []int // of the result of each action, by others and as an output
+}
+
+func newFileOp(w *Worker, op *pb.Op, f *pb.FileOp, name string) (*fileOp, error) {
+	o := &fileOp{w: w, op: f, inputs: len(op.Inputs), name: name, uses: make([]int, len(f.Actions))}
+	id, err := opID("file", op)
+	if err != nil {
+		return nil, err
+	}
+	o.id = id
+	use := func(i int64) {
+		if n := int(i) - o.inputs; n >= 0 {
+			o.uses[n]++
+		}
+	}
+	for _, a := range f.Actions {
+		use(a.Input)
+		if a.GetCopy() != nil {
+			use(a.SecondaryInput)
+		}
+		if a.Output >= 0 {
+			o.outputs = max(o.outputs, int(a.Output)+1)
+		}
+	}
+	return o, nil
+}
+
+// parts are what copies read of input i, or ok false if it is read in another way too.
+func (o *fileOp) parts(i int) (parts []treehash.Part, ok bool) {
+	for _, a := range o.op.Actions {
+		if int(a.Input) == i || namedIn(owner(a), i) {
+			return nil, false
+		}
+		c := a.GetCopy()
+		if c == nil || int(a.SecondaryInput) != i {
+			continue
+		}
+		parts = append(parts, treehash.Part{
+			Path: c.Src, Wildcard: c.AllowWildcard, FollowLinks: c.FollowSymlink, AllowNoMatch: c.AllowEmptyWildcard,
+			Include: c.IncludePatterns, Exclude: c.ExcludePatterns,
+		})
+	}
+	return parts, len(parts) > 0
+}
+
+func owner(a *pb.FileAction) *pb.ChownOpt {
+	switch a := a.Action.(type) {
+	case *pb.FileAction_Copy:
+		return a.Copy.Owner
+	case *pb.FileAction_Mkfile:
+		return a.Mkfile.Owner
+	case *pb.FileAction_Mkdir:
+		return a.Mkdir.Owner
+	case *pb.FileAction_Symlink:
+		return a.Symlink.Owner
+	}
+	return nil
+}
+
+func namedIn(o *pb.ChownOpt, i int) bool {
+	for _, u := range []*pb.UserOpt{o.GetUser(), o.GetGroup()} {
+		if n := u.GetByName(); n != nil && int(n.Input) == i {
+			return true
+		}
+	}
+	return false
+}
+
+func (o *fileOp) Spec(context.Context, solver.Demand) (solver.Spec, error) {
+	slots := make([]solver.Slot, o.inputs)
+	for i := range slots {
+		if parts, ok := o.parts(i); ok {
+			slots[i] = o.w.contentSlot(parts)
+		}
+	}
+	return solver.Spec{ID: o.id, Slots: slots}, nil
+}
+
+// contentSlot keys an input by the content of parts of it.
+func (w *Worker) contentSlot(parts []treehash.Part) solver.Slot {
+	var ids [][]byte
+	for _, p := range parts {
+		id := p.ID()
+		ids = append(ids, id[:])
+	}
+	return solver.Slot{
+		Part: hash("parts", ids...),
+		Content: func(ctx context.Context, d solver.Demand, r solver.Ref) (solver.Sum, error) {
+			tree, err := w.Files(ctx, w.access(d), r)
+			if err != nil {
+				return solver.Sum{}, err
+			}
+			var sums [][]byte
+			for _, p := range parts {
+				s, err := treehash.Sum(ctx, tree, p)
+				if err != nil {
+					return solver.Sum{}, lost(r, missing(err, p.Path, r, tree))
+				}
+				sums = append(sums, s[:])
+			}
+			return hash("sums", sums...), nil
+		},
+	}
+}
+
+// fileState is what an input or an action left: a result, or a draft that the next action
+// may go on with.
+type fileState struct {
+	ref   solver.Ref // nil while there is a draft, and for scratch
+	draft *snapshot.Draft
+	dest  *fileop.Dest
+	owned bool // ref is ours to release
+}
+
+func (o *fileOp) Run(ctx context.Context, d solver.Demand, _ solver.Spec, in []solver.Ref) (_ []solver.Ref, err error) {
+	r := &fileRun{op: o, d: d, states: make([]*fileState, o.inputs, o.inputs+len(o.op.Actions)), out: make([]solver.Ref, o.outputs)}
+	for i, ref := range in {
+		r.states[i] = &fileState{ref: ref}
+	}
+	defer func() { r.close(err != nil) }()
+	for i, a := range o.op.Actions {
+		if err := r.action(ctx, i, a); err != nil {
+			return nil, err
+		}
+	}
+	for i, ref := range r.out {
+		if ref == nil {
+			return nil, fmt.Errorf("output %d belongs to no file action", i)
+		}
+	}
+	return r.out, nil
+}
+
+// fileRun is one run of a fileOp.
+type fileRun struct {
+	op     *fileOp
+	d      solver.Demand
+	states []*fileState // inputs, then results of actions
+	out    []solver.Ref
+}
+
+func (r *fileRun) close(failed bool) {
+	for _, s := range r.states {
+		if s.draft != nil {
+			s.draft.Discard()
+		}
+		if s.owned && s.ref != nil {
+			s.ref.Release()
+		}
+	}
+	if failed {
+		for _, ref := range r.out {
+			if ref != nil {
+				ref.Release()
+			}
+		}
+	}
+}
+
+func (r *fileRun) action(ctx context.Context, i int, a *pb.FileAction) error {
+	target, err := r.target(ctx, a.Input)
+	if err != nil {
+		return err
+	}
+	r.states = append(r.states, target)
+	opt := fileop.Options{}
+	var from solver.Ref
+	if a.GetCopy() != nil {
+		if from, opt.Source, err = r.read(ctx, a.SecondaryInput); err != nil {
+			return err
+		}
+		opt.Link = true
+	}
+	opt.Owner, err = fileop.LookUp(owner(a), func(input int64) (treehash.FS, error) {
+		_, tree, err := r.read(ctx, input)
+		return tree, err
+	})
+	if err != nil {
+		return err
+	}
+	if err := fileop.Run(ctx, target.dest, a, opt); err != nil {
+		if from != nil {
+			err = lost(from, missing(err, a.GetCopy().Src, from, opt.Source))
+		}
+		return err
+	}
+	if a.Output < 0 {
+		return nil
+	}
+	ref, err := r.commit(ctx, target)
+	if err != nil {
+		return err
+	}
+	r.out[a.Output] = ref.Retain()
+	return nil
+}
+
+// target returns a state to write to: the draft of an earlier action that nobody else
+// needs, or a new draft on top of what input is.
+func (r *fileRun) target(ctx context.Context, input int64) (*fileState, error) {
+	var base *snapshot.Ref
+	var tree treehash.FS
+	if input >= 0 {
+		s := r.states[input]
+		n := int(input) - r.op.inputs
+		if s.draft != nil && n >= 0 && r.op.uses[n] == 1 {
+			next := &fileState{draft: s.draft, dest: s.dest}
+			s.draft = nil
+			return next, nil
+		}
+		ref, err := r.commit(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		if ref != nil {
+			if tree, err = r.op.w.Files(ctx, r.op.w.access(r.d), ref); err != nil {
+				return nil, err
+			}
+			if base, err = r.op.w.Layers(ctx, ref); err != nil {
+				return nil, err
+			}
+			defer base.Release()
+		}
+	}
+	draft, err := r.op.w.Store.NewDraft(ctx, base, snapshot.Desc{Description: r.op.name})
+	if err != nil {
+		return nil, err
+	}
+	return &fileState{draft: draft, dest: fileop.NewDest(draft.Upper(), tree)}, nil
+}
+
+// read returns an input or the result of an earlier action as a tree; -1 is scratch.
+func (r *fileRun) read(ctx context.Context, input int64) (solver.Ref, treehash.FS, error) {
+	if input < 0 {
+		return nil, treehash.Empty, nil
+	}
+	ref, err := r.commit(ctx, r.states[input])
+	if err != nil {
+		return nil, nil, err
+	}
+	tree, err := r.op.w.Files(ctx, r.op.w.access(r.d), ref)
+	return ref, tree, err
+}
+
+// commit makes a result of a state that is still a draft.
+func (r *fileRun) commit(ctx context.Context, s *fileState) (solver.Ref, error) {
+	if s.draft == nil {
+		return s.ref, nil
+	}
+	draft := s.draft
+	s.draft = nil
+	snap, err := draft.Commit(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.op.w.warm(r.d, snap)
+	s.ref, s.owned = NewRef(snap), true
+	return s.ref, nil
+}
+
+// MissingError says that a file an instruction reads is not there, and why that may be.
+type MissingError struct {
+	Path string
+	Hint string // a sentence, or ""
+}
+
+func (e *MissingError) Error() string {
+	msg := fmt.Sprintf("%q: not found", e.Path)
+	if e.Hint != "" {
+		msg += " (" + e.Hint + ")"
+	}
+	return msg
+}
+
+// Unwrap makes errors.Is(err, fs.ErrNotExist) hold.
+func (e *MissingError) Unwrap() error { return fs.ErrNotExist }
+
+// missing explains why a path of a tree is not there: the ignore pattern that kept it
+// out of a synced directory, or else a name that is nearly the same.
+func missing(err error, name string, ref solver.Ref, tree treehash.FS) error {
+	if !errors.Is(err, fs.ErrNotExist) || strings.ContainsAny(name, "*?[") {
+		return err
+	}
+	name = "/" + strings.TrimPrefix(name, "/")
+	out := &MissingError{Path: name}
+	if t, ok := ref.(*TreeRef); ok {
+		if pattern := t.ignoredBy(name); pattern != "" {
+			out.Hint = fmt.Sprintf("it is excluded from the context by the pattern %q of .dockerignore", pattern)
+			return out
+		}
+	}
+	if near := nearest(tree, name); near != "" {
+		out.Hint = fmt.Sprintf("did you mean %q?", near)
+	}
+	return out
+}
+
+// nearest returns the path in the directory of name that is spelled most like it.
+func nearest(tree treehash.FS, name string) string {
+	dir, base := "", strings.TrimPrefix(name, "/")
+	if i := strings.LastIndexByte(base, '/'); i >= 0 {
+		dir, base = base[:i], base[i+1:]
+	}
+	resolved, err := treehash.Resolve(tree, dir, true)
+	if err != nil {
+		return ""
+	}
+	names, err := tree.ReadDir(resolved)
+	if err != nil || len(names) > 10_000 {
+		return ""
+	}
+	best, bestDistance := "", 1+len(base)/3
+	for _, n := range names {
+		if d := levenshtein.Distance(strings.ToLower(base), strings.ToLower(n), nil); d <= bestDistance && n != base {
+			best, bestDistance = n, d-1
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	if dir != "" {
+		best = dir + "/" + best
+	}
+	return "/" + best
+}

@@ -1,0 +1,203 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/dbuild/dbuild/frontend"
+	"github.com/dbuild/dbuild/internal/snapshot"
+	"github.com/dbuild/dbuild/solver"
+	"github.com/dbuild/dbuild/source/image"
+	"github.com/dbuild/dbuild/source/local"
+	bksession "github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/solver/pb"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// A pinned source is what a mutable name meant when it was looked up.
+type pinned struct {
+	id    solver.ID
+	fetch func(context.Context, solver.Demand) (solver.Ref, error)
+	done  func() // ends what the pin holds; nil if nothing
+}
+
+// Release is called by the solver when nothing can ask for the source any more.
+func (p *pinned) Release() {
+	if p.done != nil {
+		p.done()
+	}
+}
+
+// sourceOp pins a name, then fetches what was pinned.
+type sourceOp struct {
+	pin func(context.Context, solver.Demand) (*pinned, error)
+}
+
+func (o *sourceOp) Spec(ctx context.Context, d solver.Demand) (solver.Spec, error) {
+	p, err := o.pin(ctx, d)
+	if err != nil {
+		return solver.Spec{}, err
+	}
+	return solver.Spec{ID: p.id, Pin: p}, nil
+}
+
+func (o *sourceOp) Run(ctx context.Context, d solver.Demand, spec solver.Spec, _ []solver.Ref) ([]solver.Ref, error) {
+	r, err := spec.Pin.(*pinned).fetch(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	return []solver.Ref{r}, nil
+}
+
+// sourceOp chooses the source by the scheme of the identifier.
+func (w *Worker) sourceOp(src *pb.SourceOp, p *pb.Platform, meta *pb.OpMetadata) (solver.Op, error) {
+	scheme, rest, _ := strings.Cut(src.Identifier, "://")
+	switch scheme {
+	case "docker-image":
+		return w.imageOp(rest, src.Attrs, platform(p))
+	case "oci-layout":
+		return w.layoutOp(rest, src.Attrs, platform(p))
+	case "local":
+		return w.localOp(rest, src.Attrs)
+	case "http", "https":
+		return w.httpOp(src.Identifier, src.Attrs)
+	case "git":
+		return w.gitOp(rest, src.Attrs)
+	}
+	return nil, fmt.Errorf("not implemented: sources of the kind %s://", scheme)
+}
+
+func platform(p *pb.Platform) *ocispec.Platform {
+	if p == nil {
+		return nil
+	}
+	return &ocispec.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant, OSVersion: p.OSVersion, OSFeatures: p.OSFeatures}
+}
+
+func (w *Worker) imageOp(name string, attrs map[string]string, p *ocispec.Platform) (solver.Op, error) {
+	limit, err := layerLimit(attrs[pb.AttrImageLayerLimit])
+	if err != nil {
+		return nil, err
+	}
+	return &sourceOp{pin: func(ctx context.Context, d solver.Demand) (*pinned, error) {
+		r, err := w.Images.Resolve(ctx, group{d}, name, p, attrs[pb.AttrImageResolveMode])
+		if err != nil {
+			return nil, err
+		}
+		return w.pinImage(r, limit), nil
+	}}, nil
+}
+
+func (w *Worker) layoutOp(name string, attrs map[string]string, p *ocispec.Platform) (solver.Op, error) {
+	limit, err := layerLimit(attrs[pb.AttrOCILayoutLayerLimit])
+	if err != nil {
+		return nil, err
+	}
+	lay := image.Layout{SessionID: attrs[pb.AttrOCILayoutSessionID], StoreID: attrs[pb.AttrOCILayoutStoreID]}
+	return &sourceOp{pin: func(ctx context.Context, d solver.Demand) (*pinned, error) {
+		r, err := w.Images.ResolveLayout(ctx, group{d}, lay, name, p)
+		if err != nil {
+			return nil, err
+		}
+		return w.pinImage(r, limit), nil
+	}}, nil
+}
+
+// layerLimit parses how many layers of an image are wanted, the lowest first; -1 is all.
+func layerLimit(v string) (int, error) {
+	if v == "" {
+		return -1, nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n <= 0 {
+		return 0, fmt.Errorf("layer limit %q: want a positive number", v)
+	}
+	return n, nil
+}
+
+// pinImage keys an image by its layers: two names for the same layers are the same.
+func (w *Worker) pinImage(r *image.Resolved, limit int) *pinned {
+	if limit >= 0 && limit < len(r.Layers) {
+		r.Layers = r.Layers[:limit]
+	}
+	var ids [][]byte
+	for _, d := range r.DiffIDs() {
+		ids = append(ids, []byte(d))
+	}
+	return &pinned{
+		id: hash("image", ids...),
+		fetch: func(ctx context.Context, d solver.Demand) (solver.Ref, error) {
+			if len(r.Layers) == 0 {
+				return NewRef(nil), nil
+			}
+			s, err := w.Images.Ref(ctx, r, d.Log())
+			if err != nil {
+				return nil, err
+			}
+			return NewRef(s), nil
+		},
+	}
+}
+
+// ImageMeta resolves the config of an image for a frontend.
+func (w *Worker) ImageMeta(ctx context.Context, g bksession.Group, name string, opt frontend.ResolveOpt) (*frontend.ImageMeta, error) {
+	var r *image.Resolved
+	var err error
+	if l := opt.OCILayout; l != nil {
+		r, err = w.Images.ResolveLayout(ctx, g, image.Layout{SessionID: l.SessionID, StoreID: l.StoreID}, name, opt.Platform)
+	} else {
+		r, err = w.Images.Resolve(ctx, g, name, opt.Platform, opt.Mode)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &frontend.ImageMeta{Ref: r.Ref, Digest: r.Digest, Config: r.Config}, nil
+}
+
+func (w *Worker) localOp(name string, attrs map[string]string) (solver.Op, error) {
+	req := local.Request{
+		Name: name, SessionID: attrs[pb.AttrLocalSessionID], SharedKeyHint: attrs[pb.AttrSharedKeyHint],
+		MetadataOnly: attrs[pb.AttrMetadataTransfer] == "true",
+	}
+	if req.MetadataOnly {
+		return nil, fmt.Errorf("not implemented: local sources that transfer metadata only")
+	}
+	for attr, list := range map[string]*[]string{
+		pb.AttrIncludePatterns: &req.Include, pb.AttrExcludePatterns: &req.Exclude, pb.AttrFollowPaths: &req.FollowPaths,
+	} {
+		if v := attrs[attr]; v != "" {
+			if err := json.Unmarshal([]byte(v), list); err != nil {
+				return nil, fmt.Errorf("%s of local://%s: want a JSON list of strings", attr, name)
+			}
+		}
+	}
+	return &sourceOp{pin: func(ctx context.Context, d solver.Demand) (*pinned, error) {
+		tree, err := w.Locals.Sync(ctx, group{d}, req, d.Log())
+		if err != nil {
+			return nil, err
+		}
+		return &pinned{
+			id:   hash("local", []byte(tree.Digest())),
+			done: tree.Release,
+			fetch: func(context.Context, solver.Demand) (solver.Ref, error) {
+				return &TreeRef{tree.Retain(), req.Exclude}, nil
+			},
+		}, nil
+	}}, nil
+}
+
+// layerOf copies a synced directory into a layer, for those who need layers.
+func (w *Worker) layerOf(ctx context.Context, r *TreeRef) (*snapshot.Ref, error) {
+	draft, err := w.Store.NewDraft(ctx, nil, snapshot.Desc{Description: "copy of a local directory", Type: snapshot.TypeLocal})
+	if err != nil {
+		return nil, err
+	}
+	if err := copyTree(ctx, draft, r); err != nil {
+		draft.Discard()
+		return nil, err
+	}
+	return draft.Commit(ctx)
+}

@@ -1,0 +1,261 @@
+package runc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync"
+
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/sys/userns"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/dbuild/dbuild/worker/runc/launcher"
+	"github.com/dbuild/dbuild/worker/runc/network"
+	"github.com/dbuild/dbuild/worker/runc/rootfs"
+	"github.com/dbuild/dbuild/worker/runc/spec"
+)
+
+// ErrClosed is returned by Run after Close.
+var ErrClosed = errors.New("the executor is closed")
+
+// An Executor runs processes in containers, any number at once.
+type Executor struct {
+	config   Config
+	cgroups  cgroups
+	network  *network.Network
+	resolv   resolvConf
+	stubs    sharedStubs
+	runtime  runtime
+	rootless bool
+	warnings []string
+
+	life context.Context // ends with Close
+	end  context.CancelCauseFunc
+
+	mu      sync.Mutex
+	closed  bool           // under mu; no run starts after it is set
+	running sync.WaitGroup // runs
+}
+
+// A runtime makes containers.
+type runtime interface {
+	// run runs the container and removes it, also if ctx is done. The error is an
+	// *ExitError if the command did not succeed.
+	run(ctx context.Context, c *container) error
+	// name says what it is, with its version.
+	name() string
+	// warm gets ready for a first container.
+	warm()
+	// sweep removes what containers of an earlier process left in the runtime's state.
+	sweep(ctx context.Context) error
+	close()
+}
+
+// A container is what a runtime is asked for.
+type container struct {
+	id      string
+	dir     string // of its own, exists only if a runtime makes it
+	spec    *specs.Spec
+	seccomp string // profile, see launcher.Profile
+	std     *stdio
+}
+
+// Init must be the first call in main: if this process was started to make a container it
+// never returns.
+func Init() { launcher.Init() }
+
+// New makes an executor. Sweep should be called before the first Run if an earlier process
+// used the same Root.
+func New(c Config) (*Executor, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(c.Root, 0o700); err != nil {
+		return nil, fmt.Errorf("executor: %w", err)
+	}
+	e := &Executor{config: c, rootless: userns.RunningInUserNS()}
+	e.life, e.end = context.WithCancelCause(context.Background())
+	e.cgroups = newCgroups(c.Root, c.CgroupParent)
+	var err error
+	if c.Runtime == "" {
+		e.runtime, err = newLinked(e)
+	} else {
+		e.runtime, err = newCommand(e)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("executor: %w", err)
+	}
+	var warnings []string
+	e.network, warnings, err = network.New(c.Root, c.Network)
+	if err != nil {
+		e.runtime.close()
+		return nil, fmt.Errorf("executor: %w", err)
+	}
+	e.warnings = append(e.warnings, warnings...)
+	e.resolv = resolvConf{path: filepath.Join(c.Root, "resolv.conf"), dns: c.DNS}
+	return e, nil
+}
+
+// Warnings are the things that are not as they should be, for the daemon's log.
+func (e *Executor) Warnings() []string { return e.warnings }
+
+// Runtime names the runtime and its version.
+func (e *Executor) Runtime() string { return e.runtime.name() }
+
+// NetworkName is what steps get if they ask for nothing: "bridge", "cni", "host" or "none".
+func (e *Executor) NetworkName() string { return e.network.Name() }
+
+// Warm starts in the background what the first Run would have to wait for. It returns at
+// once and may be called often.
+func (e *Executor) Warm() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return
+	}
+	e.running.Go(e.runtime.warm)
+	e.network.Warm()
+}
+
+// Close kills what still runs, waits for it, and removes the executor's files, cgroups and
+// network devices.
+func (e *Executor) Close() error {
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return nil
+	}
+	e.closed = true
+	e.mu.Unlock()
+	e.end(ErrClosed)
+	e.running.Wait()
+	e.runtime.close()
+	return errors.Join(e.network.Close(), e.cgroups.kill(context.WithoutCancel(e.life)), e.removeFiles())
+}
+
+// Sweep removes what an earlier process with the same Root left: processes, cgroups,
+// network devices, files. It must not be called while something runs; calling it again does
+// no harm.
+func (e *Executor) Sweep(ctx context.Context) error {
+	return errors.Join(e.cgroups.kill(ctx), e.runtime.sweep(ctx), e.network.Sweep(ctx), e.removeFiles())
+}
+
+var idPattern = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+func (p *Process) check() error {
+	if !idPattern.MatchString(p.ID) {
+		return fmt.Errorf("container id %.80q: want 1 to 64 letters, digits, - or _", p.ID)
+	}
+	switch p.Security {
+	case pb.SecurityMode_SANDBOX, pb.SecurityMode_INSECURE:
+	default:
+		return fmt.Errorf("security mode %d is not known", p.Security)
+	}
+	switch p.Network {
+	case pb.NetMode_UNSET, pb.NetMode_HOST, pb.NetMode_NONE:
+	default:
+		return fmt.Errorf("network mode %d is not known", p.Network)
+	}
+	if len(p.Args) == 0 {
+		return errors.New("no command to run")
+	}
+	return nil
+}
+
+// Run runs a process to its end. The error is nil if it exited with status 0, wraps an
+// [*ExitError] if it ended otherwise or could not be executed, and is ctx's cause if ctx was
+// done first: then the process was killed.
+func (e *Executor) Run(ctx context.Context, p Process) error {
+	if err := p.check(); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return ErrClosed
+	}
+	e.running.Add(1)
+	e.mu.Unlock()
+	defer e.running.Done()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(e.life, func() { cancel(ErrClosed) })
+	defer stop()
+
+	err := e.runProcess(ctx, &p)
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func (e *Executor) runProcess(ctx context.Context, p *Process) (err error) {
+	user, err := rootfs.LookupUser(p.Rootfs, p.User)
+	if err != nil {
+		return err
+	}
+	ns, err := e.network.Acquire(ctx, p.Network)
+	if err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	defer ns.Release()
+
+	files, err := e.stepFiles(p, ns)
+	if err != nil {
+		return err
+	}
+	defer files.remove()
+	mounts, targets, err := bindMounts(p.Mounts)
+	if err != nil {
+		return err
+	}
+	cgroup, err := e.cgroups.path(p.CgroupParent, p.ID)
+	if err != nil {
+		return err
+	}
+	insecure := p.Security == pb.SecurityMode_INSECURE
+	s, err := spec.Generate(spec.Options{
+		Rootfs: p.Rootfs, ReadOnly: p.ReadOnly,
+		Args: p.Args, Env: p.Env, Cwd: p.Cwd,
+		UID: user.UID, GID: user.GID, Groups: user.Groups, Home: user.Home,
+		Hostname: p.Hostname, Mounts: mounts, HostsFile: files.hosts, ResolvConf: files.resolvConf,
+		Ulimits: p.Ulimits, Resources: p.Resources, PidsLimit: e.config.PidsLimit, OOMScoreAdj: e.config.OOMScoreAdj,
+		CgroupsPath: cgroup, CgroupMount: e.cgroups.mount(p.Resources),
+		HostNetwork: ns.Host, NetNS: ns.Path,
+		Insecure: insecure, AllowNewPrivilege: e.config.AllowNewPrivileges, AppArmorProfile: e.config.AppArmorProfile,
+	})
+	if err != nil {
+		return err
+	}
+	c := &container{id: p.ID, dir: files.dir, spec: s}
+	if !insecure {
+		c.seccomp = e.seccompProfile()
+	}
+
+	removeStubs, err := e.stubs.make(p.Rootfs, append(defaultTargets(), targets...), p.RemoveStubsRecursive)
+	if err != nil {
+		return err
+	}
+	defer removeStubs()
+	c.std, err = openStdio(p.Stdin, p.Stdout, p.Stderr)
+	if err != nil {
+		return err
+	}
+	err = e.runtime.run(ctx, c)
+	return errors.Join(err, c.std.finish())
+}
+
+// seccompProfile is the profile of sandboxed steps.
+func (e *Executor) seccompProfile() string {
+	if e.config.SeccompProfile != "" {
+		return e.config.SeccompProfile
+	}
+	return launcher.DefaultProfile
+}

@@ -1,0 +1,22 @@
+package launcher
+
+import (
+	"os"
+	"runtime/debug"
+
+	"github.com/opencontainers/runc/libcontainer"
+	_ "github.com/opencontainers/runc/libcontainer/nsenter" // joins namespaces before Go starts
+)
+
+// Init must be the first call of main. It returns at once, unless this process was
+// started as a launcher or as the init of a container; then it never returns.
+func Init() {
+	switch {
+	case os.Getenv(initPipeEnv) != "":
+		debug.SetGCPercent(-1) // it lives for milliseconds
+		go receiveFilter()
+		libcontainer.Init()
+	case len(os.Args) == 1 && os.Args[0] == argv0:
+		os.Exit(serveControl())
+	}
+}

@@ -1,0 +1,45 @@
+package launcher
+
+import (
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// A Request asks for one container.
+type Request struct {
+	ID       string      // names the container; [A-Za-z0-9_.+-]
+	StateDir string      // directory in which the container's state is kept while it lives
+	Spec     *specs.Spec // what to run, without seccomp rules
+
+	// Seccomp is the profile, as for [Profile]; none if empty.
+	Seccomp string
+
+	// Rootless says that the daemon itself runs in a user namespace: limits that
+	// cannot be set are ignored.
+	Rootless bool
+}
+
+// A Result says how a container ended. Exactly one of Err and Code is meaningful: Err
+// is not empty if the command never started.
+type Result struct {
+	Err       string
+	Code      int    // exit status, or 128+signal
+	OOMKilled bool   // the kernel killed a process for its cgroup's memory limit
+	Leftover  string // what could not be removed afterwards, empty if nothing
+}
+
+// Hello is what a launcher says about itself.
+type Hello struct {
+	Runc    string // version of libcontainer
+	Seccomp string // version of libseccomp, empty if built without it
+}
+
+const (
+	// argv0 is how a process knows that it was started as a launcher.
+	argv0 = "dbuild-launcher"
+	// controlFD is the launcher's end of the control socket.
+	controlFD = 3
+	// filterFD is the container init's end of the socket over which it gets its filter.
+	filterFD = 3
+	// initPipeEnv is set by libcontainer for its init and for nothing else.
+	initPipeEnv = "_LIBCONTAINER_INITPIPE"
+)

@@ -1,0 +1,165 @@
+package launcher
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+)
+
+// A server is the launcher's side.
+type server struct {
+	filters filters
+	running sync.WaitGroup // containers
+}
+
+// serveControl serves the daemon until it closes the control socket, then waits until
+// all containers are gone. It returns the exit status of the process.
+func serveControl() int {
+	logrus.SetOutput(io.Discard) // all that matters is in the result
+	// Containers' inits get this from libcontainer: they have nothing to do in parallel.
+	_ = os.Setenv("GOMAXPROCS", "1")
+	// Few and short-lived allocations: a small heap is collected often but quickly.
+	debug.SetMemoryLimit(24 << 20)
+
+	unix.CloseOnExec(controlFD)
+	conn, err := net.FileConn(os.NewFile(controlFD, "control"))
+	if err != nil {
+		return 1
+	}
+	control, ok := conn.(*net.UnixConn)
+	if !ok {
+		return 1
+	}
+	defer control.Close()
+	hello, err := json.Marshal(Hello{Runc: runcVersion(), Seccomp: SeccompVersion()})
+	if err != nil {
+		return 1
+	}
+	if _, err := control.Write(hello); err != nil {
+		return 1
+	}
+
+	s := new(server)
+	defer s.running.Wait()
+	for {
+		files, err := receiveFiles(control)
+		if err != nil {
+			return 0 // the daemon is gone, or has no more use for us
+		}
+		s.running.Go(func() { s.serve(files) })
+	}
+}
+
+// receiveFiles returns the descriptors that come with one message: a container's socket
+// and its standard files.
+func receiveFiles(control *net.UnixConn) ([4]*os.File, error) {
+	var files [4]*os.File
+	buf := make([]byte, 1)
+	oob := make([]byte, unix.CmsgSpace(len(files)*4))
+	n, oobn, _, _, err := control.ReadMsgUnix(buf, oob)
+	if err != nil {
+		return files, err
+	}
+	if n == 0 {
+		return files, io.EOF
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil {
+		return files, err
+	}
+	if len(messages) != 1 {
+		return files, errors.New("message without files")
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		return files, err
+	}
+	if len(fds) != len(files) {
+		for _, fd := range fds {
+			_ = unix.Close(fd)
+		}
+		return files, fmt.Errorf("message with %d files", len(fds))
+	}
+	for i, fd := range fds {
+		unix.CloseOnExec(fd)
+		files[i] = os.NewFile(uintptr(fd), "received")
+	}
+	return files, nil
+}
+
+// serve runs the one container asked for on its socket, files[0].
+func (s *server) serve(files [4]*os.File) {
+	stdio := [3]*os.File(files[1:])
+	conn, err := net.FileConn(files[0])
+	files[0].Close()
+	if err != nil {
+		closeAll(stdio)
+		return
+	}
+	defer conn.Close()
+
+	in := bufio.NewReader(conn)
+	req, err := readRequest(in)
+	if err != nil {
+		closeAll(stdio)
+		return // whoever asked is gone
+	}
+	// Nothing more is sent to us: the socket can only be closed, which means kill.
+	cancel := make(chan struct{})
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		_, _ = io.Copy(io.Discard, in)
+		close(cancel)
+	}()
+
+	result := s.run(req, stdio, cancel)
+	_ = json.NewEncoder(conn).Encode(result)
+	// Our half is closed first: the client answers by closing its own, which ends the
+	// goroutine above.
+	if u, ok := conn.(*net.UnixConn); ok {
+		_ = u.CloseWrite()
+	}
+	<-watched
+}
+
+func readRequest(in io.Reader) (*Request, error) {
+	req := new(Request)
+	if err := json.NewDecoder(in).Decode(req); err != nil {
+		return nil, err
+	}
+	if req.Spec == nil || req.Spec.Process == nil || req.Spec.Linux == nil || req.Spec.Process.Capabilities == nil {
+		return nil, errors.New("incomplete request")
+	}
+	return req, nil
+}
+
+func closeAll(files [3]*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// runcVersion is the version of the runc module this program was built with.
+func runcVersion() string {
+	const module = "github.com/opencontainers/runc"
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, m := range info.Deps {
+		if m.Path == module {
+			return m.Version
+		}
+	}
+	return "unknown"
+}

@@ -1,0 +1,68 @@
+package runc
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+
+	"github.com/moby/buildkit/solver/pb"
+)
+
+// A Process is one command to be run in one container. All paths are the daemon's
+// unless said otherwise. The rootfs is already mounted; the executor creates mount
+// points in it that are missing and removes those it created, unless something was
+// put there.
+type Process struct {
+	ID           string // unique for each run; names the container, its cgroup and its files
+	Rootfs       string // mounted directory
+	ReadOnly     bool   // of the root filesystem
+	Mounts       []Mount
+	Args         []string
+	Env          []string // PATH is added if missing
+	Cwd          string   // in the container; created if missing
+	User         string   // as in a Dockerfile: name or uid[:group or gid], looked up in the rootfs
+	Hostname     string   // default "buildkitsandbox"
+	ExtraHosts   []HostIP
+	Ulimits      []*pb.Ulimit
+	CgroupParent string
+	Network      pb.NetMode
+	Security     pb.SecurityMode
+	Resources    *pb.LinuxResources
+
+	Stdin          io.Reader // nil: an empty stdin
+	Stdout, Stderr io.Writer
+	// RemoveStubsRecursive also removes the parent directories made for mount points.
+	RemoveStubsRecursive bool
+}
+
+// HostIP is a line of /etc/hosts.
+type HostIP struct {
+	Host string
+	IP   netip.Addr
+}
+
+// A Mount is put into the container, in order of Target depth as given. Type is
+// "bind" (Source is a directory or a file of the host) or "tmpfs" (Size bytes, 0
+// for no limit). Mode (default 1777), UID and GID apply to tmpfs.
+type Mount struct {
+	Type     string
+	Source   string
+	Target   string
+	ReadOnly bool
+	Size     int64
+	Mode     uint32
+	UID, GID uint32
+}
+
+// An ExitError says how a process ended if not with status 0.
+type ExitError struct {
+	Code      int  // 128+signal if it was killed
+	OOMKilled bool // the memory limit was hit
+}
+
+func (e *ExitError) Error() string {
+	if e.OOMKilled {
+		return fmt.Sprintf("exit code: %d (out of memory)", e.Code)
+	}
+	return fmt.Sprintf("exit code: %d", e.Code)
+}

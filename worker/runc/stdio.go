@@ -1,0 +1,133 @@
+package runc
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+)
+
+// drainTimeout is how long after the end of a container its output may stay open. All its
+// processes are dead by then, so that the end of the pipes follows at once.
+const drainTimeout = 2 * time.Second
+
+// stdio connects the standard files of a container with readers and writers.
+type stdio struct {
+	in, out, err *os.File // the container's
+	ours         []*os.File
+	copies       sync.WaitGroup
+
+	mu       sync.Mutex
+	writeErr error // under mu: the first error of a writer
+}
+
+// openStdio starts to copy what a container will write. Both outputs are one pipe, and keep
+// their order, if they go to the same writer.
+func openStdio(in io.Reader, out, err io.Writer) (*stdio, error) {
+	s := new(stdio)
+	var e error
+	if s.in, e = s.input(in); e != nil {
+		_ = s.finish()
+		return nil, e
+	}
+	if s.out, e = s.output(out); e != nil {
+		_ = s.finish()
+		return nil, e
+	}
+	if sameWriter(out, err) {
+		s.err = s.out
+		return s, nil
+	}
+	if s.err, e = s.output(err); e != nil {
+		_ = s.finish()
+		return nil, e
+	}
+	return s, nil
+}
+
+func sameWriter(a, b io.Writer) bool {
+	defer func() { _ = recover() }() // types that cannot be compared are not the same
+	return a == b
+}
+
+func (s *stdio) input(from io.Reader) (*os.File, error) {
+	if from == nil {
+		return os.Open(os.DevNull)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	// This goroutine is the one that may outlive the run: until from returns.
+	go func() {
+		_, _ = io.Copy(w, from)
+		w.Close()
+	}()
+	return r, nil
+}
+
+func (s *stdio) output(to io.Writer) (*os.File, error) {
+	if to == nil {
+		return os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	s.ours = append(s.ours, r)
+	s.copies.Go(func() { s.copy(to, r) })
+	return w, nil
+}
+
+// copy copies until the end of the pipe. The container is not stopped by a writer that
+// fails: what it writes then is dropped.
+func (s *stdio) copy(to io.Writer, from *os.File) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		if n > 0 && to != nil {
+			if _, werr := to.Write(buf[:n]); werr != nil {
+				s.mu.Lock()
+				if s.writeErr == nil {
+					s.writeErr = fmt.Errorf("write output: %w", werr)
+				}
+				s.mu.Unlock()
+				to = nil
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// close closes the container's files; what it holds itself stays open.
+func (s *stdio) close() {
+	for _, f := range []*os.File{s.in, s.out, s.err} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// finish is called when the container has ended. It returns when all its output was
+// written, and the first error of that.
+func (s *stdio) finish() error {
+	s.close()
+	deadline := time.Now().Add(drainTimeout)
+	for _, f := range s.ours {
+		_ = f.SetReadDeadline(deadline)
+	}
+	s.copies.Wait()
+	for _, f := range s.ours {
+		f.Close()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if errors.Is(s.writeErr, io.ErrClosedPipe) {
+		return nil // the reader has seen enough
+	}
+	return s.writeErr
+}
