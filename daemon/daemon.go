@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/containerd/platforms"
+	"github.com/dbuild/dbuild/cache/bolt"
 	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/frontend/dockerfile"
 	"github.com/dbuild/dbuild/frontend/gateway"
@@ -41,6 +42,7 @@ type Daemon struct {
 	cfg       Config
 	log       *slog.Logger
 	store     *snapshot.Store
+	cache     *bolt.Cache
 	executor  *runc.Executor
 	sessions  *session.Manager
 	registry  *registry.Client
@@ -82,6 +84,10 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 	if err != nil {
 		return nil, err
 	}
+	d.cache, err = bolt.New(d.store, worker.NewRef)
+	if err != nil {
+		return nil, err
+	}
 	d.executor, err = runc.New(runc.Config{Root: filepath.Join(cfg.Root, "executor"), Runtime: cfg.OCIRuntime, Network: network.Config{Mode: cfg.Network}})
 	if err != nil {
 		return nil, err
@@ -113,7 +119,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 		"org.mobyproject.buildkit.worker.snapshotter": d.store.Snapshotter(),
 		"org.mobyproject.buildkit.worker.network":     d.executor.NetworkName(),
 	}
-	d.solver = solver.New(solver.Config{})
+	d.solver = solver.New(solver.Config{Cache: d.cache})
 	d.frontends = map[string]frontend.Frontend{"dockerfile.v0": dockerfile.New()}
 	d.gateway = gateway.NewForwarder()
 	return d, nil

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime/debug"
@@ -76,8 +77,13 @@ func (s *statusError) collect(err error) {
 	if payload == nil {
 		return
 	}
-	if a, err := typeurl.MarshalAny(payload); err == nil {
-		s.details = append(s.details, &anypb.Any{TypeUrl: a.GetTypeUrl(), Value: a.GetValue()})
+	// Although the payloads are protobuf messages, clients expect their JSON.
+	url, err := typeurl.TypeURL(payload)
+	if err != nil {
+		return
+	}
+	if value, err := json.Marshal(payload); err == nil {
+		s.details = append(s.details, &anypb.Any{TypeUrl: url, Value: value})
 	}
 }
 

@@ -66,6 +66,7 @@ func (d *Daemon) collectLoop(ctx context.Context) error {
 		if n > 0 {
 			d.log.Info("collected", "records", n, "bytes", bytes)
 		}
+		d.cache.Trim(time.Now().Add(-keepKnown))
 	}
 }
 

@@ -49,7 +49,7 @@ func TreeOptionsFrom(a *Attrs) TreeOptions {
 // until release is called.
 func OpenTree(ctx context.Context, src Source, a Access, o TreeOptions) (tree fsutil.FS, release func() error, err error) {
 	var mounts []*snapshot.Mount
-	release = func() error {
+	unmount := func() error {
 		var err error
 		for _, m := range mounts {
 			err = errors.Join(err, m.Unmount())
@@ -58,7 +58,7 @@ func OpenTree(ctx context.Context, src Source, a Access, o TreeOptions) (tree fs
 	}
 	defer func() {
 		if err != nil {
-			release()
+			unmount()
 		}
 	}()
 	parts, err := src.Parts()
@@ -102,7 +102,7 @@ func OpenTree(ctx context.Context, src Source, a Access, o TreeOptions) (tree fs
 	default:
 		tree, err = union(ctx, parts, dirs)
 	}
-	return tree, release, err
+	return tree, unmount, err
 }
 
 // DirOf is the directory for a platform in a tree of several: linux_arm64.

@@ -29,12 +29,23 @@ type cell struct {
 	answers map[int]*flight // *answer, by output
 	hit     bool            // an answer was found
 	ran     bool            // an answer was made
+	left    int             // how many jobs gave up while they held it
+	covered bool            // none was needed: one of something made from it was found
 }
 
 // A pinned is a Spec and when it was known.
 type pinned struct {
 	Spec
-	at time.Time
+	at   time.Time
+	uses int // the cell and its runs; under Solver.mu
+}
+
+// drop ends one use. Solver.mu is held.
+func (p *pinned) drop(s *Solver) {
+	p.uses--
+	if r, ok := p.Pin.(Releaser); ok && p.uses == 0 {
+		s.trash = append(s.trash, r)
+	}
 }
 
 // A prediction is the Key a vertex will have. It is unsettled if that cannot be known
@@ -92,7 +103,7 @@ func (c *cell) pin(a *attempt) (any, error) {
 	if err != nil {
 		return nil, c.blame(err)
 	}
-	return &pinned{spec, time.Now()}, nil
+	return &pinned{Spec: spec, at: time.Now(), uses: 1}, nil
 }
 
 func (c *cell) callSpec(a *attempt) (spec Spec, err error) {

@@ -27,4 +27,29 @@
 // looks the key up and, on a miss, builds the inputs, computes the exact key from
 // what is in hand, looks again, and runs. A remembered sum may guide a look-up,
 // never name a new answer.
+//
+// Work is shared twice: cells by def, while several jobs have it loaded, and runs by
+// key, as soon as two cells turn out to ask the same. A source that was pinned before
+// a job began is pinned again for that job; what is made of it is shared by key.
+//
+// # Failures
+//
+// An error is attributed to a vertex once, by a VertexError, where it arose. The jobs
+// that waited for it will see it again if they ask again; others get their own attempt.
+// When one input of a step fails, the step leaves the others, and what nobody else
+// wants of them is cancelled. When a Ref turns out to be lost, whoever finds out
+// returns a LostError; the step that reads it makes the cache and the producer forget
+// it, and starts over.
+//
+// # Who releases what
+//
+//   - Refs that Op.Run returns belong to the solver, from then on. With an error, it
+//     must not return any.
+//   - Refs given to Op.Run and Slot.Content are good until these return; whoever wants
+//     to keep one retains it.
+//   - Cache.Get returns a Ref that belongs to the solver. Cache.Put is lent one, for the
+//     duration of the call.
+//   - Job.Build returns a Ref that belongs to the caller and outlives the job.
+//   - The solver holds the Refs of a cell until the last job that loaded it is closed or
+//     the Ref is forgotten, and not before the last run that reads them has returned.
 package solver

@@ -34,13 +34,14 @@ type Job struct {
 	loaded map[*Vertex]*cell
 	cells  map[Def]*cell     // each once; a job never changes its mind about a Def
 	roots  map[*attempt]bool // of the Builds under way
+	hits   []*cell           // found since cover was last called
 	last   JobStats          // when closed
 }
 
 // JobStats count what became of a job's vertices.
 type JobStats struct {
 	Vertices int // loaded
-	Hits     int // of them, found in the cache
+	Hits     int // of them, found in the cache, or not needed because of what was found
 	Runs     int // of them, executed, by this job or one it shared the work with
 }
 
@@ -122,16 +123,28 @@ func (j *Job) Build(ctx context.Context, e Edge) (Result, error) {
 			s.kill(root)
 		}
 		root.valErr = context.Cause(ctx)
+		j.giveUp()
 	}
 	if root.valErr != nil {
 		return Result{}, root.valErr
 	}
 	ans := root.val.(*answer) // held by root.val
 	s.mu.Unlock()
+	j.cover(ctx)
 	ref := ans.ref.Retain()
 	s.mu.Lock()
 	ans.drop(s)
 	return Result{Key: ans.key, Ref: ref}, nil
+}
+
+// giveUp notes that j waits for nothing any more, if so. s.mu is held.
+func (j *Job) giveUp() {
+	if len(j.roots) > 0 {
+		return
+	}
+	for _, c := range j.cells {
+		c.left++
+	}
 }
 
 // Forget drops the answers of the job that are ref, here and in the cache, so that the
@@ -174,7 +187,7 @@ func (j *Job) stats() JobStats {
 	for _, c := range j.cells {
 		if c.ran {
 			st.Runs++
-		} else if c.hit {
+		} else if c.hit || c.covered {
 			st.Hits++
 		}
 	}
@@ -201,10 +214,12 @@ func (j *Job) Close() {
 		root.ended, root.valErr = true, ErrClosed
 		close(root.end)
 	}
+	clear(j.roots)
+	j.giveUp()
 	for _, c := range j.cells {
 		c.leave(j)
 	}
-	j.loaded, j.cells = nil, nil
+	j.loaded, j.cells, j.hits = nil, nil, nil
 }
 
 // leave removes a job from c. s.mu is held.
@@ -222,6 +237,10 @@ func (c *cell) leave(j *Job) {
 	// Nobody holds the cell, so none of its flights is running.
 	if c.s.cells[c.id] == c {
 		delete(c.s.cells, c.id)
+	}
+	if c.spec.val != nil {
+		c.s.discard(c.spec.val)
+		c.spec.val = nil
 	}
 	for _, f := range c.answers {
 		if f.val != nil {

@@ -76,8 +76,9 @@ func TestProgress(t *testing.T) {
 		stats solver.JobStats
 	}{
 		{y, "x: started\nx: x runs\nx: completed\ny: started\ny: y runs\ny: completed\n", solver.JobStats{Vertices: 3, Runs: 3}},
-		{y, "x: cached\ny: cached\n", solver.JobStats{Vertices: 3, Hits: 1}},
-		{r.w.op("z", read{y, 0, 0}), "x: cached\ny: cached\nz: started\nz: z runs\nz: completed\n", solver.JobStats{Vertices: 4, Hits: 1, Runs: 1}},
+		{y, "x: cached\ny: cached\n", solver.JobStats{Vertices: 3, Hits: 3}},
+		{r.w.op("z", read{y, 0, 0}), "x: cached\ny: cached\nz: started\nz: z runs\nz: completed\n", solver.JobStats{Vertices: 4, Hits: 3, Runs: 1}},
+		{r.w.op("x", read{r.w.src("a"), whole, 0}), "src-a: started\nsrc-a: completed\nx: cached\nsrc-a: cached\n", solver.JobStats{Vertices: 2, Hits: 2}},
 		{r.w.src("a"), "src-a: started\nsrc-a: completed\nsrc-a: cached\n", solver.JobStats{Vertices: 1, Hits: 1}},
 	} {
 		got, stats := build(tt.v)

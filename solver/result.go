@@ -1,6 +1,9 @@
 package solver
 
-import "fmt"
+import (
+	"context"
+	"fmt"
+)
 
 // solve is the step that finds or makes one output of c.
 func (c *cell) solve(a *attempt, output int) (any, error) {
@@ -87,18 +90,67 @@ func (c *cell) lookup(a *attempt, k Key, output int) *answer {
 	return newAnswer(k, output, ref)
 }
 
-// mark records whether an answer of c was found or made, for Stats and progress.
+// mark records whether an answer of c was found or made, for JobStats and progress.
 func (c *cell) mark(found bool) {
 	c.s.mu.Lock()
-	if found {
-		c.hit = true
-	} else {
+	switch {
+	case !found:
 		c.ran = true
+	case !c.hit:
+		c.hit = true
+		for _, j := range c.jobs {
+			j.hits = append(j.hits, c)
+		}
 	}
 	show := c.hit && !c.ran
 	c.s.mu.Unlock()
 	if show {
 		c.log.Cached()
+	}
+}
+
+// cover notes what need not be built because something made from it was found. The
+// streams show such vertices as cached by themselves, but not sources, which were at
+// work to pin what they name: those are shown as cached if they are.
+func (j *Job) cover(ctx context.Context) {
+	var sources []*cell
+	s := j.s
+	s.mu.Lock()
+	todo := j.hits
+	j.hits = nil
+	for len(todo) > 0 {
+		c := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		for _, in := range c.ins {
+			if in.covered || in.hit || in.ran {
+				continue
+			}
+			in.covered = true
+			todo = append(todo, in)
+			if len(in.ins) == 0 && !in.v.Hidden {
+				sources = append(sources, in)
+			}
+		}
+	}
+	preds := make([]*prediction, len(sources))
+	for i, c := range sources {
+		preds[i], _ = c.guess.val.(*prediction)
+	}
+	s.mu.Unlock()
+	if j.opt.Stream == nil {
+		return
+	}
+	for i, c := range sources {
+		p := preds[i]
+		if p == nil || !p.settled || p.key.Stamp != (Stamp{}) {
+			continue
+		}
+		if ref, _, err := s.cache.Get(ctx, OutputID(p.key.ID, 0)); ref != nil {
+			ref.Release()
+			if err == nil {
+				c.log.Cached()
+			}
+		}
 	}
 }
 

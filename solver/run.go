@@ -12,7 +12,10 @@ import (
 )
 
 // users are the cells whose steps share a piece of work. Under Solver.mu.
-type users struct{ cells []*cell } // one may be there more than once
+type users struct {
+	cells []*cell // one may be there more than once
+	left  int     // how many left, and of how many jobs they knew that left
+}
 
 func (u *users) join(c *cell) { u.cells = append(u.cells, c) }
 
@@ -20,8 +23,20 @@ func (u *users) join(c *cell) { u.cells = append(u.cells, c) }
 func (u *users) leave(c *cell) bool {
 	if i := slices.Index(u.cells, c); i >= 0 {
 		u.cells = slices.Delete(u.cells, i, i+1)
+		u.left += 1 + c.left
 	}
 	return len(u.cells) == 0
+}
+
+// departures grows when a job that waited for the work goes away.
+func (u *users) departures(s *Solver) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := u.left
+	for _, c := range u.cells {
+		n += c.left
+	}
+	return n
 }
 
 // A demand is the Demand of shared work: the jobs of all cells that use it.
@@ -86,6 +101,7 @@ func (c *cell) joinRun(m *gathered, spec *pinned, output int) *run {
 	if !ok {
 		r = &run{k: k, owner: c, spec: spec, output: output, ins: slices.Clone(m.ins)}
 		r.fn, r.limit = r.do, s.runLimit
+		spec.uses++
 		for _, ans := range r.ins {
 			ans.uses++
 		}
@@ -106,6 +122,7 @@ func (r *run) leave(c *cell) {
 	}
 	r.unlist(c.s)
 	held(r.ins).drop(c.s)
+	r.spec.drop(c.s)
 	if r.val != nil {
 		c.s.discard(r.val)
 		r.val = nil
@@ -140,14 +157,7 @@ func (r *run) do(a *attempt) (any, error) {
 		in[i] = ans.ref
 	}
 
-	done := c.log.Start()
-	refs, err := r.call(ctx, in)
-	var lost *LostError
-	if errors.As(err, &lost) {
-		done(nil) // not the op's failure: it will run again
-	} else {
-		done(err)
-	}
+	refs, err := r.execute(ctx, in)
 	if err != nil {
 		c.s.mu.Lock()
 		r.unlist(c.s)
@@ -165,9 +175,35 @@ func (r *run) do(a *attempt) (any, error) {
 	return &outcome{refs: refs}, nil
 }
 
-func (r *run) call(ctx context.Context, in []Ref) (refs []Ref, err error) {
+// execute runs the op. If it fails while one of its jobs leaves, the others cannot know
+// whether that was why (the op may have been using its session), and try once more.
+func (r *run) execute(ctx context.Context, in []Ref) ([]Ref, error) {
+	c := r.owner
+	d := &demand{c.s, &r.users, c.log}
+	for again := true; ; again = false {
+		before := r.departures(c.s)
+		done := c.log.Start()
+		refs, err := r.call(ctx, d, in)
+		if err == nil {
+			done(nil)
+			return refs, nil
+		}
+		again = again && ctx.Err() == nil && r.departures(c.s) != before
+		var lost *LostError
+		if again || errors.As(err, &lost) {
+			done(nil) // it will run again
+		} else {
+			done(err)
+		}
+		if !again {
+			return nil, err
+		}
+	}
+}
+
+func (r *run) call(ctx context.Context, d Demand, in []Ref) (refs []Ref, err error) {
 	defer recovered(&err)
-	return r.owner.v.Op.Run(ctx, &demand{r.owner.s, &r.users, r.owner.log}, r.spec.Spec, in)
+	return r.owner.v.Op.Run(ctx, d, r.spec.Spec, in)
 }
 
 // A summing is the digesting of one part of one Ref, shared by all who want it.

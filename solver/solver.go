@@ -36,8 +36,8 @@ type Solver struct {
 	cells   map[Def]*cell
 	runs    map[runKey]*run
 	sums    map[sumKey]*summing
-	trash   []Ref // to be released by unlock
-	workers int   // goroutines
+	trash   []Releaser // to be released by unlock
+	workers int        // goroutines
 	idle    chan struct{}
 }
 
@@ -121,6 +121,8 @@ func (s *Solver) unlock() {
 func (s *Solver) discard(val any) {
 	switch v := val.(type) {
 	case *answer:
+		v.drop(s)
+	case *pinned:
 		v.drop(s)
 	case *outcome:
 		for _, r := range v.refs {

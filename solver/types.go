@@ -60,8 +60,13 @@ type Op interface {
 type Spec struct {
 	ID    ID
 	Slots []Slot
-	Pin   any // carried to Run unread
+	// Pin is carried to Run unread. If it is a Releaser it is released when no cell and
+	// no run needs it any more.
+	Pin any
 }
+
+// A Releaser holds something until it is released.
+type Releaser interface{ Release() }
 
 // A Slot is how one input enters the Key: by its own Key, or, when Content is set,
 // by the content of a part.

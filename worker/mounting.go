@@ -46,8 +46,8 @@ func (m *mounting) mount(ctx context.Context, mounts []*pb.Mount, in []solver.Re
 	m.drafts = map[int]*snapshot.Draft{}
 	for i, mt := range mounts {
 		var ref solver.Ref
-		if mt.Input >= 0 {
-			ref = in[mt.Input]
+		if n := input(mt); n >= 0 {
+			ref = in[n]
 		}
 		if mt.Dest == pb.RootMount {
 			root, err := m.bind(ctx, i, mt, ref)
@@ -93,7 +93,7 @@ var errOptional = errors.New("optional mount left out")
 // or is thrown away.
 func (m *mounting) bind(ctx context.Context, i int, mt *pb.Mount, ref solver.Ref) (string, error) {
 	var root string
-	if tree, ok := ref.(*TreeRef); ok && mt.Readonly && mt.Output < 0 && mt.Dest != pb.RootMount {
+	if tree, ok := ref.(*TreeRef); ok && mt.Readonly && output(mt) < 0 && mt.Dest != pb.RootMount {
 		root = tree.tree.Dir()
 	} else {
 		var layers *snapshot.Ref
@@ -106,7 +106,7 @@ func (m *mounting) bind(ctx context.Context, i int, mt *pb.Mount, ref solver.Ref
 		}
 		var err error
 		// The root gets a layer even if it is read-only: mount points are made in it.
-		if mt.Readonly && mt.Output < 0 && layers != nil && mt.Dest != pb.RootMount {
+		if mt.Readonly && output(mt) < 0 && layers != nil && mt.Dest != pb.RootMount {
 			root, err = m.readOnly(ctx, layers)
 		} else {
 			root, err = m.draft(ctx, i, layers)
@@ -262,7 +262,7 @@ func (m *mounting) commit(ctx context.Context, mounts []*pb.Mount, outputs int, 
 		}
 	}()
 	for i, mt := range mounts {
-		if mt.Output < 0 {
+		if output(mt) < 0 {
 			continue
 		}
 		draft, ok := m.drafts[i]

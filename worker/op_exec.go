@@ -52,7 +52,7 @@ func newExecOp(w *Worker, op *pb.Op, exec *pb.ExecOp, meta *pb.OpMetadata) (*exe
 	root := false
 	for _, m := range exec.Mounts {
 		root = root || m.Dest == pb.RootMount
-		o.outputs = max(o.outputs, int(m.Output)+1)
+		o.outputs = max(o.outputs, output(m)+1)
 	}
 	if !root {
 		return nil, errors.New("a process has no root filesystem: no mount has the destination /")
@@ -60,15 +60,32 @@ func newExecOp(w *Worker, op *pb.Op, exec *pb.ExecOp, meta *pb.OpMetadata) (*exe
 	return o, nil
 }
 
+// input is what a mount starts from, or -1. Clients leave the index of mounts that have
+// no input at zero.
+func input(m *pb.Mount) int {
+	if m.MountType == pb.MountType_BIND || m.MountType == pb.MountType_CACHE {
+		return int(m.Input)
+	}
+	return -1
+}
+
+// output is which result a mount becomes, or -1.
+func output(m *pb.Mount) int {
+	if m.MountType == pb.MountType_BIND {
+		return int(m.Output)
+	}
+	return -1
+}
+
 // byContent says whether input i is keyed by the content of what is mounted: only if
 // every mount of it is read-only.
 func (o *execOp) byContent(i int) bool {
 	seen := false
 	for _, m := range o.op.Mounts {
-		if int(m.Input) != i {
+		if input(m) != i {
 			continue
 		}
-		if m.Dest == pb.RootMount || !m.Readonly || m.Output >= 0 || m.MountType != pb.MountType_BIND ||
+		if m.Dest == pb.RootMount || !m.Readonly || output(m) >= 0 || m.MountType != pb.MountType_BIND ||
 			m.ContentCache == pb.MountContentCache_OFF {
 			return false
 		}
@@ -85,7 +102,7 @@ func (o *execOp) Spec(context.Context, solver.Demand) (solver.Spec, error) {
 		}
 		var parts []treehash.Part
 		for _, m := range o.op.Mounts {
-			if int(m.Input) == i {
+			if input(m) == i {
 				parts = append(parts, treehash.Part{Path: m.Selector, FollowLinks: true})
 			}
 		}

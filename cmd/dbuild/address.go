@@ -15,7 +15,11 @@ type places struct {
 }
 
 // defaultPlaces returns the system's places for root, and the user's for others.
+// DBUILD_ROOT moves both to one directory.
 func defaultPlaces(uid int, lookup func(string) (string, bool)) places {
+	if root, ok := lookup("DBUILD_ROOT"); ok && filepath.IsAbs(root) {
+		return places{state: root, socket: filepath.Join(root, "dbuildd.sock")}
+	}
 	if uid == 0 {
 		return places{state: "/var/lib/dbuild", socket: "/run/dbuild/dbuildd.sock"}
 	}
@@ -37,6 +41,13 @@ func defaultPlaces(uid int, lookup func(string) (string, bool)) places {
 	}
 	p.socket = filepath.Join(runtime, "dbuild", "dbuildd.sock")
 	return p
+}
+
+func (a *app) places() places {
+	if a.at != nil {
+		return *a.at
+	}
+	return defaultPlaces(os.Getuid(), a.lookup)
 }
 
 // An address is where a daemon is.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	clog "github.com/containerd/log"
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/autostart"
 	"github.com/moby/buildkit/client"
 	_ "github.com/moby/buildkit/client/connhelper/dockercontainer"
@@ -40,9 +41,11 @@ func (d *daemonConn) ours() bool { return d.info.Package == daemonPackage }
 // user does not say which and none listens.
 func (a *app) connect(ctx context.Context) (*daemonConn, error) {
 	if !a.debug {
-		log.SetOutput(io.Discard) // where the session's HTTP/2 server says that connections end
+		// Libraries tell these what users need not know, such as that connections end.
+		log.SetOutput(io.Discard)
+		clog.L.Logger.SetOutput(io.Discard)
 	}
-	p := defaultPlaces(os.Getuid(), a.lookup)
+	p := a.places()
 	addr := chooseAddress(a.addr, a.lookup, p)
 	// A daemon may leave because it is idle while we connect: then the next one is started.
 	for try := 0; ; try++ {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"runtime/debug"
 	"time"
 
@@ -22,7 +21,7 @@ func (a *app) daemonCommand() *cobra.Command {
 		Short: "Run the daemon in the foreground",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p := defaultPlaces(os.Getuid(), a.lookup)
+			p := a.places()
 			if cfg.Root == "" {
 				cfg.Root = p.state
 			}

@@ -91,6 +91,12 @@ func report(w io.Writer, err error, debug bool) {
 		return
 	}
 	msg := plainMessage(err)
+	if codeOf(err) == codes.Unavailable && lost(msg) {
+		msg = "the connection to the daemon was lost: " + msg
+	}
+	if cut := strings.Index(msg, "\ngoroutine "); cut > 0 && !debug {
+		msg = msg[:cut]
+	}
 	for _, src := range errdefs.Sources(err) {
 		_ = src.Print(w)
 	}
@@ -101,7 +107,7 @@ func report(w io.Writer, err error, debug bool) {
 	if h := hint(err, msg); h != "" && !strings.Contains(msg, "\nhint: ") {
 		fmt.Fprintln(w, "hint: "+h)
 	}
-	if debug {
+	if debug && len(stack.Traces(err)) > 0 {
 		fmt.Fprintf(w, "\n%+v\n", stack.Formatter(err))
 	}
 }
@@ -125,6 +131,16 @@ func plainMessage(err error) string {
 			return msg
 		}
 	}
+}
+
+// lost tells whether msg is about the connection to the daemon, and not about one of its.
+func lost(msg string) bool {
+	for _, s := range []string{"error reading from server", "connection error: desc", "transport is closing", "the stream is done or the connection is closed"} {
+		if strings.Contains(msg, s) {
+			return true
+		}
+	}
+	return false
 }
 
 // place returns FILE:LINE of the instruction that failed, or "".
@@ -151,7 +167,9 @@ func hint(err error, msg string) string {
 	}
 	switch codeOf(err) {
 	case codes.Unavailable:
-		return "the connection to the daemon was lost; run the same command again"
+		if lost(msg) {
+			return "the daemon may have been stopped; run the same command again"
+		}
 	case codes.ResourceExhausted:
 		return "\"dbuild prune\" frees space that builds do not need"
 	case codes.Internal:

@@ -1,57 +1,31 @@
 package main
 
-// This file stands in for packages daemon, worker/runc and source/local until they
-// compile; linked.go.real next to it is what replaces it.
-
 import (
 	"context"
-	"encoding/binary"
-	"errors"
 	"io/fs"
-	"syscall"
 	"time"
+
+	"github.com/dbuild/dbuild/daemon"
+	"github.com/dbuild/dbuild/source/local"
+	"github.com/dbuild/dbuild/worker/runc"
 )
 
-const (
-	daemonPackage = "github.com/dbuild/dbuild"
-	statXattr     = "dbuild.stat"
+// daemonPackage is how a daemon of ours names itself.
+const daemonPackage = daemon.Package
+
+// statXattr is the attribute in which such a daemon wants to be told of files' versions.
+const statXattr = local.StatXattr
+
+type (
+	daemonConfig = daemon.Config
+	daemonGC     = daemon.GCConfig
 )
 
-func initContainer() {}
+// initContainer makes this process a container if it was started to become one.
+func initContainer() { runc.Init() }
 
-func version() string { return "0.0.0+unknown" }
+func version() string { return daemon.Version }
 
-type daemonGC struct {
-	Disabled                                  bool
-	ReservedSpace, MaxUsedSpace, MinFreeSpace int64
-	KeepDuration                              time.Duration
-}
+func runDaemon(ctx context.Context, cfg daemonConfig) error { return daemon.Run(ctx, cfg) }
 
-type daemonConfig struct {
-	Root           string
-	Addrs          []string
-	IdleTimeout    time.Duration
-	OCIRuntime     string
-	Snapshotter    string
-	Network        string
-	Debug          bool
-	LogFormat      string
-	MaxParallelism int
-	Entitlements   []string
-	InsecureTCP    bool
-	GC             daemonGC
-}
-
-func runDaemon(context.Context, daemonConfig) error {
-	return errors.New("not implemented: the daemon")
-}
-
-func clientStat(fi fs.FileInfo, _ time.Time) []byte {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok {
-		return nil
-	}
-	b := binary.LittleEndian.AppendUint64(nil, uint64(st.Dev))
-	b = binary.LittleEndian.AppendUint64(b, st.Ino)
-	return binary.LittleEndian.AppendUint64(b, uint64(st.Ctim.Nano()))
-}
+func clientStat(fi fs.FileInfo, now time.Time) []byte { return local.ClientStat(fi, now) }

@@ -19,6 +19,7 @@ type app struct {
 	stdout, stderr io.Writer
 	lookup         func(string) (string, bool)
 
+	at    *places // where a daemon is by default; nil for the usual places
 	addr  string
 	tls   tlsFlags
 	debug bool

@@ -30,7 +30,7 @@ func (a *app) dumpMetadataCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if root == "" {
-				root = defaultPlaces(os.Getuid(), a.lookup).state
+				root = a.places().state
 			}
 			if !isDirectory(root) {
 				return fmt.Errorf("no such directory: %s", root)

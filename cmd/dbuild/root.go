@@ -147,7 +147,7 @@ func (a *app) versionCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			fmt.Fprintln(a.stdout, "dbuild "+version()+revisionSuffix(revision()))
-			addr := chooseAddress(a.addr, a.lookup, defaultPlaces(os.Getuid(), a.lookup))
+			addr := chooseAddress(a.addr, a.lookup, a.places())
 			d, err := a.dial(cmd.Context(), addr)
 			if err != nil {
 				if !addr.isDefault() {

@@ -98,7 +98,7 @@ func TestArchives(t *testing.T) {
 		p.Reset()
 		before := xt.Size(t, dir)
 		var f xt.File
-		resp, err := export(t, kind, exporter.Source{Ref: base, Metadata: map[string][]byte{exporter.KeyConfig: r.Config}}, &f, map[string]string{"name": "app:v1,other", "source-date-epoch": "1700000000"})
+		resp, err := export(t, kind, exporter.Source{Ref: base, Metadata: map[string][]byte{exporter.KeyConfig: r.Config}}, &f, map[string]string{"name": "app:v1", "source-date-epoch": "1700000000"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -106,7 +106,7 @@ func TestArchives(t *testing.T) {
 		if layers := got["Layers"].([]any); len(layers) != 1 {
 			t.Errorf("%s: %v", kind, got)
 		}
-		if resp[exporter.RespName] != "docker.io/library/app:v1,docker.io/library/other:latest" {
+		if resp[exporter.RespName] != "docker.io/library/app:v1" {
 			t.Errorf("%v", resp)
 		}
 		if f.Metadata()[exporter.RespDigest] != resp[exporter.RespDigest] {
@@ -122,7 +122,7 @@ func TestArchives(t *testing.T) {
 			t.Errorf("state grew by %d bytes", grown)
 		}
 		var again xt.File
-		if _, err := export(t, kind, exporter.Source{Ref: base, Metadata: map[string][]byte{exporter.KeyConfig: r.Config}}, &again, map[string]string{"name": "app:v1,other", "source-date-epoch": "1700000000"}); err != nil {
+		if _, err := export(t, kind, exporter.Source{Ref: base, Metadata: map[string][]byte{exporter.KeyConfig: r.Config}}, &again, map[string]string{"name": "app:v1", "source-date-epoch": "1700000000"}); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(f.Bytes(), again.Bytes()) {
@@ -144,6 +144,32 @@ func multi(t *testing.T, s *snapshot.Store) exporter.Source {
 		src.Metadata[exporter.KeyConfig+"/linux/"+arch] = b
 	}
 	return src
+}
+
+func TestSeveralNames(t *testing.T) {
+	var f xt.File
+	resp, err := export(t, oci.Docker, exporter.Source{}, &f, map[string]string{"name": "app:v1,other"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "docker.io/library/app:v1,docker.io/library/other:latest"; resp[exporter.RespName] != want {
+		t.Errorf("%v", resp)
+	}
+	r := tar.NewReader(bytes.NewReader(f.Bytes()))
+	for {
+		h, err := r.Next()
+		if err != nil {
+			t.Fatalf("no manifest.json: %v", err)
+		}
+		if h.Name != "manifest.json" {
+			continue
+		}
+		var v []struct{ RepoTags []string }
+		if err := json.NewDecoder(r).Decode(&v); err != nil || len(v) != 1 || !slices.Equal(v[0].RepoTags, []string{"app:v1", "other:latest"}) {
+			t.Errorf("%+v %v", v, err)
+		}
+		return
+	}
 }
 
 func TestSeveralPlatforms(t *testing.T) {

@@ -47,6 +47,9 @@ func (b *build) copy(s *stage, in *instruction.Copy, from []*stage) error {
 		read = from[0].read
 	}
 	for _, src := range t.Sources {
+		if len(from) == 0 {
+			b.lintIgnored(in.Pos, src)
+		}
 		read.add(src)
 	}
 	return nil
@@ -66,6 +69,7 @@ func (b *build) add(s *stage, in *instruction.Add) error {
 	}
 	for _, src := range t.Sources {
 		if !strings.HasPrefix(src, "http://") && !strings.HasPrefix(src, "https://") {
+			b.lintIgnored(in.Pos, src)
 			s.contextRead.add(src)
 		}
 	}

@@ -39,6 +39,19 @@ func (e *env) set(key, value string) {
 	e.values[key] = value
 }
 
+// setAll assigns a list of NAME=value, in time linear in it and in what there is.
+func (e *env) setAll(list []string) {
+	for _, kv := range list {
+		k, _, _ := strings.Cut(kv, "=")
+		delete(e.values, k)
+	}
+	e.keys = slices.DeleteFunc(e.keys, func(k string) bool { _, ok := e.values[k]; return !ok })
+	for _, kv := range list {
+		k, v, _ := strings.Cut(kv, "=")
+		e.set(k, v)
+	}
+}
+
 func (e *env) unset(key string) {
 	if _, ok := e.values[key]; ok {
 		delete(e.values, key)

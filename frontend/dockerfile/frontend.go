@@ -13,6 +13,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	"github.com/moby/buildkit/solver/pb"
 	spec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/moby/patternmatcher"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -154,15 +155,26 @@ func (l *loader) convert(ctx context.Context) ([]*Platform, error) {
 		targets = append(targets, nil)
 	}
 	out := make([]*Platform, len(targets))
+	lint, err := l.newLinter()
+	if err != nil {
+		return nil, err
+	}
+	outer := ctx
 	eg, ctx := errgroup.WithContext(ctx)
 	for i, t := range targets {
+		b := newBuild(l, file, t)
+		if i == 0 {
+			b.lint = lint // the others would say the same
+		}
 		eg.Go(func() error {
-			p, err := newBuild(l, file, t).convert(ctx)
+			p, err := b.convert(ctx)
 			out[i] = p
 			return err
 		})
 	}
-	if err := eg.Wait(); err != nil {
+	err = eg.Wait()
+	l.warn(outer, lint)
+	if err != nil {
 		return nil, err
 	}
 	return out, nil
@@ -187,6 +199,11 @@ type build struct {
 	epoch    *time.Time
 	stages   []*stage
 	external []*stage
+
+	lint    *linter // nil to be quiet
+	plain   env     // the global scope without build args
+	matcher *patternmatcher.PatternMatcher
+	all     bool // lower all stages, to look at them
 
 	hasContexts bool
 	context     output
@@ -220,6 +237,13 @@ func (b *build) convert(ctx context.Context) (*Platform, error) {
 		targetName = b.file.Stages[len(b.file.Stages)-1].From.Name
 	}
 	b.global = automaticArgs(b.platforms[0], b.target, targetName, b.args)
+	if b.lint != nil {
+		b.lintFile()
+		b.plain = b.global.clone()
+		if err := addGlobalArgs(&b.plain, b.file.Global, nil, b.lex); err != nil {
+			return nil, err
+		}
+	}
 	if err := addGlobalArgs(&b.global, b.file.Global, b.args, b.lex); err != nil {
 		return nil, err
 	}
@@ -245,6 +269,9 @@ func (b *build) convert(ctx context.Context) (*Platform, error) {
 		}
 	}
 	if err := b.lowerAll(); err != nil {
+		return nil, err
+	}
+	if err := b.lint.err(); err != nil {
 		return nil, err
 	}
 	b.finish(target)

@@ -106,7 +106,11 @@ func compareOps(t *testing.T, want []goldenOp, def *pb.Definition, differ map[st
 			t.Fatal(err)
 		}
 		d := string(digest.FromBytes(dt))
-		got = append(got, goldenOp{d, def.Metadata[d].GetDescription()["llb.customname"], compactJSON(t, &op)})
+		name := def.Metadata[d].GetDescription()["llb.customname"]
+		if def.Metadata[d].GetIgnoreCache() {
+			name = "(no cache) " + name
+		}
+		got = append(got, goldenOp{d, name, compactJSON(t, &op)})
 	}
 	for i := range want {
 		if ours, ok := differ[want[i].digest]; ok {

@@ -21,7 +21,7 @@ func (b *build) lowerAll() error {
 			return parser.WithLocation(err, s.at)
 		}
 		for _, st := range s.steps {
-			s.inTrigger = st.trigger
+			s.inTrigger, s.current = st.trigger, st.At()
 			if err := b.lower(s, st); err != nil {
 				return parser.WithLocation(err, st.At().Ranges)
 			}
@@ -44,6 +44,7 @@ func (b *build) begin(s *stage) error {
 		s.baseImage = p.baseImage
 		s.read = p.read // what is read of this stage is read of its base
 		s.args = slices.Clone(p.args)
+		s.workdirSet = p.workdirSet
 	}
 	if s.platform.OS == "windows" {
 		return fmt.Errorf("not implemented: building for Windows")
@@ -52,10 +53,7 @@ func (b *build) begin(s *stage) error {
 	if !hasConfigEnv(conf.Env, "PATH") {
 		conf.Env = append(conf.Env, "PATH="+defaultPath)
 	}
-	for _, kv := range conf.Env {
-		k, v, _ := strings.Cut(kv, "=")
-		s.env.set(k, v)
-	}
+	s.env.setAll(conf.Env)
 	if b.opts.hostname != "" {
 		s.hostname = b.opts.hostname
 	}
@@ -94,9 +92,9 @@ func (b *build) lower(s *stage, st *step) error {
 	case *instruction.Shell:
 		return s.setShell(in)
 	case *instruction.Cmd:
-		return s.cmd(in)
+		return b.cmd(s, in)
 	case *instruction.Entrypoint:
-		return s.entrypoint(in)
+		return b.entrypoint(s, in)
 	case *instruction.Expose:
 		return b.expose(s, in)
 	case *instruction.Volume:
@@ -104,7 +102,7 @@ func (b *build) lower(s *stage, st *step) error {
 	case *instruction.StopSignal:
 		return b.stopSignal(s, in)
 	case *instruction.Healthcheck:
-		return s.healthcheck(in)
+		return b.healthcheck(s, in)
 	case *instruction.OnBuild:
 		s.image.Config.OnBuild = append(s.image.Config.OnBuild, in.Trigger)
 		return nil
@@ -117,7 +115,8 @@ func (b *build) expand(s *stage, word string) (string, error) {
 	if !strings.ContainsAny(word, "$'\"<"+string(b.file.Escape)) {
 		return word, nil
 	}
-	v, _, err := b.lex.ProcessWord(word, &s.env)
+	v, unknown, err := b.lex.ProcessWord(word, &s.env)
+	b.lintVars(s, unknown)
 	return v, err
 }
 

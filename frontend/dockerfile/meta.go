@@ -40,7 +40,11 @@ func (b *build) setEnv(s *stage, in *instruction.Env) error {
 		return err
 	}
 	text := "ENV"
-	for _, kv := range vars {
+	for i, kv := range vars {
+		if in.Vars[i].Legacy {
+			b.lint.report(legacyKeyValue, in.Pos, "\"ENV key=value\" should be used instead of \"ENV key value\"")
+		}
+		b.lintSecret(in.Pos, "ENV", kv.Key)
 		s.env.set(kv.Key, kv.Value)
 		s.image.Config.Env = setConfigEnv(s.image.Config.Env, kv.Key, kv.Value)
 		text += " " + kv.Key + "=" + kv.Value
@@ -58,7 +62,10 @@ func (b *build) label(s *stage, in *instruction.Label) error {
 	if s.image.Config.Labels == nil {
 		s.image.Config.Labels = map[string]string{}
 	}
-	for _, kv := range labels {
+	for i, kv := range labels {
+		if in.Labels[i].Legacy {
+			b.lint.report(legacyKeyValue, in.Pos, "\"LABEL key=value\" should be used instead of \"LABEL key value\"")
+		}
 		s.image.Config.Labels[kv.Key] = kv.Value
 		text += " " + kv.Key + "=" + kv.Value
 	}
@@ -71,6 +78,7 @@ func (b *build) label(s *stage, in *instruction.Label) error {
 func (b *build) arg(s *stage, in *instruction.Arg) error {
 	text := "ARG"
 	for _, a := range in.Args {
+		b.lintSecret(in.Pos, "ARG", a.Key)
 		value := a.Default
 		if v, ok := b.args[a.Key]; ok {
 			value = &v
@@ -130,9 +138,10 @@ func (s *stage) withShell(line instruction.CommandLine) []string {
 	return append(slices.Clone(shell), strings.Join(line.Args, " "))
 }
 
-func (s *stage) cmd(in *instruction.Cmd) error {
+func (b *build) cmd(s *stage, in *instruction.Cmd) error {
+	b.once(&s.cmdAt, in.Pos)
+	b.lintShellForm(s, in.Pos, in.CommandLine)
 	args := s.withShell(in.CommandLine)
-	s.cmdSet = true
 	s.image.Config.Cmd = args
 	s.image.Config.ArgsEscaped = true //nolint:staticcheck // Docker still reads it
 	s.commit(fmt.Sprintf("CMD %q", args), false)
@@ -140,17 +149,20 @@ func (s *stage) cmd(in *instruction.Cmd) error {
 }
 
 // entrypoint takes away a CMD that was meant for the base's entry point.
-func (s *stage) entrypoint(in *instruction.Entrypoint) error {
+func (b *build) entrypoint(s *stage, in *instruction.Entrypoint) error {
+	b.once(&s.entrypointAt, in.Pos)
+	b.lintShellForm(s, in.Pos, in.CommandLine)
 	args := s.withShell(in.CommandLine)
 	s.image.Config.Entrypoint = args
-	if !s.cmdSet {
+	if s.cmdAt == nil {
 		s.image.Config.Cmd = nil
 	}
 	s.commit(fmt.Sprintf("ENTRYPOINT %q", args), false)
 	return nil
 }
 
-func (s *stage) healthcheck(in *instruction.Healthcheck) error {
+func (b *build) healthcheck(s *stage, in *instruction.Healthcheck) error {
+	b.once(&s.healthAt, in.Pos)
 	s.image.Config.Healthcheck = &spec.HealthcheckConfig{
 		Test:          in.Test,
 		Interval:      in.Interval,
@@ -202,6 +214,7 @@ func (b *build) expose(s *stage, in *instruction.Expose) error {
 			return err
 		}
 		for _, w := range words {
+			b.lintPort(in.Pos, w)
 			these, err := parsePorts(w)
 			if err != nil {
 				return fmt.Errorf("EXPOSE %s: %w", w, err)

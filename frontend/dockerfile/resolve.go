@@ -141,6 +141,7 @@ func (b *build) resolveImage(ctx context.Context, s *stage, ref reference.Named,
 	if s.platform == nil && b.implicit {
 		platform = b.supported(img, platform)
 	}
+	b.lintPlatform(s, img, *platform)
 	pinned, err := pin(ref, resolved)
 	if err != nil {
 		return err

@@ -45,7 +45,10 @@ type stage struct {
 
 	total, number int // of the instructions that make vertices
 	inTrigger     bool
-	cmdSet        bool // CMD was given in this Dockerfile
+
+	current                       *instruction.Pos // being lowered
+	cmdAt, entrypointAt, healthAt *instruction.Pos // the last of their kind in this stage
+	workdirSet                    bool             // by this Dockerfile
 }
 
 // A step is an instruction and the stages that it reads from: for COPY --from one, for
@@ -90,6 +93,11 @@ func (b *build) plan() (target *stage, err error) {
 		b.stages[0].label = ""
 	}
 	b.need(target)
+	if b.all {
+		for _, s := range b.stages {
+			b.need(s)
+		}
+	}
 	return target, nil
 }
 
@@ -100,6 +108,7 @@ func (b *build) newStage(i int, in *instruction.Stage) (*stage, error) {
 		epoch: b.epoch, contextRead: pathSet{}, read: pathSet{},
 		noCache: b.opts.ignoresCache(from.Name),
 	}
+	b.lintBase(from, &b.plain)
 	var err error
 	if s.base, _, err = b.lex.ProcessWord(from.Base, &b.global); err != nil {
 		return nil, err

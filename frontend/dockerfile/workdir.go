@@ -13,6 +13,10 @@ func (b *build) workdir(s *stage, in *instruction.Workdir) error {
 	if err != nil {
 		return err
 	}
+	if !s.workdirSet && !path.IsAbs(p) {
+		b.lint.report(workdirRelativePath, in.Pos, "the relative %q depends on the base image", p)
+	}
+	s.workdirSet = true
 	dir := join(s.image.Config.WorkingDir, p)
 	s.dir, s.image.Config.WorkingDir = dir, dir
 	if dir == "/" {

@@ -10,17 +10,15 @@ import (
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata/boltutil"
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/containerd/v2/core/snapshots/storage"
-	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
 )
 
 const (
 	// snapshotterName is what the metadata database calls the snapshotter.
-	snapshotterName = "overlay"
+	snapshotterName = "dbuild"
 	// workLease protects whatever is being written and belongs to no row yet. What is
 	// still in it when the store is opened again was left by a crash.
 	workLease = "work"
@@ -38,9 +36,7 @@ const (
 // needs no database write.
 type allocator struct {
 	s     *Store
-	dir   string // the snapshotter's snapshots/
-	meta  metaStore
-	inner *innerSnapshotter
+	inner *driver
 	outer snapshots.Snapshotter // inner seen through the metadata database
 
 	// snapMu serialises transactions that span both databases, and collection: containerd
@@ -56,25 +52,13 @@ type allocator struct {
 }
 
 func newAllocator(s *Store) (*allocator, error) {
-	root := filepath.Join(s.root, "snapshots")
-	if err := os.MkdirAll(root, 0o700); err != nil {
-		return nil, err
-	}
-	ms, err := storage.NewMetaStore(filepath.Join(root, "metadata.db"))
-	if err != nil {
-		return nil, err
-	}
-	meta := metaStore{ms}
-	// Directories are removed by remove, not by scanning all of them at each removal.
-	sn, err := overlay.NewSnapshotter(root, overlay.WithMetaStore(meta), overlay.AsynchronousRemove)
+	d, err := newDriver(filepath.Join(s.root, "snapshots"))
 	if err != nil {
 		return nil, fmt.Errorf("open snapshots: %w", err)
 	}
 	return &allocator{
 		s:     s,
-		dir:   filepath.Join(root, "snapshots"),
-		meta:  meta,
-		inner: &innerSnapshotter{sn},
+		inner: d,
 		ready: make(chan *slot, poolMax),
 		want:  make(chan struct{}, 1),
 		fail:  make(chan struct{}),
@@ -83,7 +67,7 @@ func newAllocator(s *Store) (*allocator, error) {
 }
 
 // path is the directory of a slot.
-func (a *allocator) path(sl *slot) string { return filepath.Join(a.dir, sl.Num, "fs") }
+func (a *allocator) path(sl *slot) string { return filepath.Join(a.inner.dir, sl.Num) }
 
 // take returns an empty slot.
 func (a *allocator) take(ctx context.Context) (*slot, error) {
@@ -154,15 +138,13 @@ func (a *allocator) prepare(n int) ([]*slot, error) {
 	var slots []*slot
 	ctx := leases.WithLease(a.s.ctx(context.Background()), workLease)
 	err := a.s.mdb.Update(func(tx *bolt.Tx) error {
-		return a.meta.batch(boltutil.WithTransaction(ctx, tx), func(ctx context.Context) error {
+		return a.inner.ms.batch(boltutil.WithTransaction(ctx, tx), func(ctx context.Context) error {
 			slots = slots[:0]
 			for range n {
 				sl := &slot{Key: newID()}
-				m, err := a.outer.Prepare(context.WithValue(ctx, slotKey{}, sl), sl.Key, "")
-				if err != nil {
+				if _, err := a.outer.Prepare(context.WithValue(ctx, slotKey{}, sl), sl.Key, ""); err != nil {
 					return err
 				}
-				sl.Num = filepath.Base(filepath.Dir(m[0].Source))
 				slots = append(slots, sl)
 			}
 			return nil
@@ -207,7 +189,7 @@ func (a *allocator) remove(slots []*slot) error {
 		return nil
 	}
 	a.snapMu.Lock()
-	err := a.meta.batch(context.Background(), func(ctx context.Context) error {
+	err := a.inner.ms.batch(context.Background(), func(ctx context.Context) error {
 		for _, sl := range slots {
 			if err := a.inner.Remove(ctx, sl.Inner); err != nil && !errdefs.IsNotFound(err) {
 				return err
@@ -219,12 +201,11 @@ func (a *allocator) remove(slots []*slot) error {
 	if err != nil {
 		return fmt.Errorf("remove snapshots: %w", err)
 	}
-	for _, sl := range slots {
-		if err1 := os.RemoveAll(filepath.Join(a.dir, sl.Num)); err == nil {
-			err = err1
-		}
+	paths := make([]string, len(slots))
+	for i, sl := range slots {
+		paths[i] = a.path(sl)
 	}
-	return err
+	return removeAll(paths)
 }
 
 // collect runs containerd's mark and sweep.
@@ -235,42 +216,14 @@ func (a *allocator) collect(ctx context.Context) error {
 	return err
 }
 
-// metaStore lets a batch of snapshotter calls share one transaction, and so one fsync.
-type metaStore struct{ *storage.MetaStore }
-
-type batchKey struct{}
-
-func (m metaStore) WithTransaction(ctx context.Context, writable bool, fn storage.TransactionCallback) error {
-	if ctx.Value(batchKey{}) != nil {
-		return fn(ctx)
+// removeAll removes trees, some at a time: it is waiting for the disk mostly.
+func removeAll(paths []string) error {
+	var g errgroup.Group
+	g.SetLimit(4)
+	for _, p := range paths {
+		g.Go(func() error { return os.RemoveAll(p) })
 	}
-	return m.MetaStore.WithTransaction(ctx, writable, fn)
-}
-
-func (m metaStore) batch(ctx context.Context, fn func(context.Context) error) error {
-	return m.MetaStore.WithTransaction(ctx, true, func(ctx context.Context) error {
-		return fn(context.WithValue(ctx, batchKey{}, true))
-	})
-}
-
-// innerSnapshotter tells the caller of Prepare which name the metadata database chose.
-type innerSnapshotter struct{ snapshots.Snapshotter }
-
-type slotKey struct{}
-
-func (i *innerSnapshotter) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
-	if sl, ok := ctx.Value(slotKey{}).(*slot); ok {
-		sl.Inner = key
-	}
-	return i.Snapshotter.Prepare(ctx, key, parent, opts...)
-}
-
-// Cleanup removes the directories of removed snapshots.
-func (i *innerSnapshotter) Cleanup(ctx context.Context) error {
-	if c, ok := i.Snapshotter.(snapshots.Cleaner); ok {
-		return c.Cleanup(ctx)
-	}
-	return nil
+	return g.Wait()
 }
 
 // newID returns 25 random characters of base 36.

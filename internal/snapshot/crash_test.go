@@ -111,7 +111,7 @@ func TestAfterCrashNothingDanglesAndNothingIsLeft(t *testing.T) {
 		must(t, err)
 		recs, err := s.Usage(t.Context(), nil)
 		must(t, err)
-		entries, err := os.ReadDir(filepath.Join(root, "snapshots", "snapshots"))
+		entries, err := os.ReadDir(filepath.Join(root, "snapshots", "fs"))
 		must(t, err)
 		if len(entries) > len(recs)+2*poolMin {
 			t.Errorf("%d directories for %d records", len(entries), len(recs))

@@ -62,11 +62,11 @@ func (s *Store) sweepOrphans(ctx context.Context) error {
 			orphans = append(orphans, i.Name)
 		}
 		return nil
-	}); err != nil && !errdefs.IsNotFound(err) { // no snapshot was ever made
+	}); err != nil {
 		return fmt.Errorf("sweep: %w", err)
 	}
 	if len(orphans) > 0 {
-		if err := s.alloc.meta.batch(ctx, func(ctx context.Context) error {
+		if err := s.alloc.inner.ms.batch(ctx, func(ctx context.Context) error {
 			for _, o := range orphans {
 				if err := s.alloc.inner.Remove(ctx, o); err != nil && !errdefs.IsNotFound(err) {
 					return err
@@ -77,7 +77,7 @@ func (s *Store) sweepOrphans(ctx context.Context) error {
 			return fmt.Errorf("sweep: %w", err)
 		}
 	}
-	if err := s.alloc.inner.Cleanup(ctx); err != nil && !errdefs.IsNotFound(err) {
+	if err := s.alloc.inner.Cleanup(ctx); err != nil {
 		return fmt.Errorf("sweep: %w", err)
 	}
 	return nil
@@ -269,7 +269,7 @@ func (s *Store) Check(ctx context.Context) error {
 	}
 
 	// Directories on disk: those of rows, and those waiting to be used.
-	entries, err := os.ReadDir(s.alloc.dir)
+	entries, err := os.ReadDir(s.alloc.inner.dir)
 	if err != nil {
 		return err
 	}
@@ -279,7 +279,7 @@ func (s *Store) Check(ctx context.Context) error {
 			waiting++
 		}
 		return nil
-	}); err != nil && !errdefs.IsNotFound(err) {
+	}); err != nil {
 		return err
 	}
 	extra := 0
@@ -289,7 +289,7 @@ func (s *Store) Check(ctx context.Context) error {
 		}
 	}
 	if extra > waiting {
-		bad("%d directories in %s belong to no snapshot", extra-waiting, filepath.Base(s.alloc.dir))
+		bad("%d directories in %s belong to no snapshot", extra-waiting, filepath.Base(s.alloc.inner.dir))
 	}
 	return errors.Join(faults...)
 }

@@ -17,7 +17,8 @@ type Part struct {
 	Wildcard bool
 	// FollowLinks reads what a symlink in the last element leads to instead of the link.
 	FollowLinks bool
-	// AllowNoMatch makes a wildcard that matches nothing an empty part, not an error.
+	// AllowNoMatch makes a pattern that matches nothing an empty part, not an error. A
+	// path without special characters must be there all the same.
 	AllowNoMatch     bool
 	Include, Exclude []string
 }

@@ -73,11 +73,7 @@ func parent(p string) string {
 func Match(ctx context.Context, tree FS, part Part) ([]string, error) {
 	name := clean(part.Path)
 	if !part.Wildcard || !strings.ContainsAny(name, `*?[\`) {
-		found, err := exact(tree, name, part.FollowLinks)
-		if errors.Is(err, fs.ErrNotExist) && part.AllowNoMatch && part.Wildcard {
-			return nil, nil
-		}
-		return found, err
+		return exact(tree, name, part.FollowLinks)
 	}
 	at := []string{""}
 	elems := strings.Split(name, "/")

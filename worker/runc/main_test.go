@@ -21,6 +21,12 @@ import (
 
 func TestMain(m *testing.M) {
 	runc.Init()
+	if os.Getenv(probeEnv) != "" {
+		os.Exit(probe())
+	}
+	if args := os.Getenv(daemonEnv); args != "" {
+		os.Exit(runDaemon(args))
+	}
 	code := m.Run()
 	if path, err := crunPath(); err == nil && path != "crun" {
 		os.RemoveAll(filepath.Dir(path))
@@ -167,6 +173,11 @@ func processes(t testing.TB, ns string) []int {
 	must(t, err)
 	var pids []int
 	for _, link := range links {
+		stat, _ := os.ReadFile(filepath.Join(filepath.Dir(filepath.Dir(link)), "stat"))
+		_, state, _ := strings.Cut(string(stat), ") ")
+		if strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X") {
+			continue // dead, and somebody else's to bury
+		}
 		if target, err := os.Readlink(link); err == nil && target == ns {
 			pid, err := strconv.Atoi(strings.Split(link, "/")[2])
 			must(t, err)
@@ -204,3 +215,10 @@ exec unshare -m sh -c 'umount /sys/fs/cgroup/unified; exec crun "$@"' crun "$@"
 `
 	return path, os.WriteFile(path, []byte(script), 0o755)
 })
+
+// ran runs a process in the background.
+func ran(e *runc.Executor, p runc.Process) <-chan error {
+	c := make(chan error, 1)
+	go func() { c <- e.Run(context.Background(), p) }()
+	return c
+}

@@ -19,7 +19,7 @@ func parseFrom(r *request) (Instruction, error) {
 	in := &From{Pos: r.Pos, Platform: platform.value}
 	switch {
 	case len(r.args) == 3 && strings.EqualFold(r.args[1], "as"):
-		in.Name = strings.ToLower(r.args[2])
+		in.As, in.Written, in.Name = r.args[1], r.args[2], strings.ToLower(r.args[2])
 		if !stageName.MatchString(in.Name) {
 			return nil, fmt.Errorf("invalid name for build stage: %q, a name must begin with a letter and hold only letters, digits, '-', '_' and '.'", r.args[2])
 		}

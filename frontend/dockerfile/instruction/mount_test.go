@@ -53,7 +53,8 @@ func TestParseMount(t *testing.T) {
 
 func TestParseMountErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		"":                                   "needs a target",
+		"":                                   "not a valid list",
+		"rw":                                 "needs a target",
 		"type=bnid,target=/x":                `unsupported mount type "bnid" (did you mean bind?)`,
 		"target":                             "invalid field 'target' must be a key=value pair",
 		"tagret=/x":                          "unexpected key 'tagret' in 'tagret=/x' (did you mean target?)",

@@ -9,10 +9,18 @@ import (
 // Suggest adds "(did you mean X?)" to err if one of the options is close to got. It does
 // not if got is one of them: then the error is about something else.
 func Suggest(err error, got string, options []string) error {
+	if best := Closest(got, options); best != "" {
+		return fmt.Errorf("%w (did you mean %s?)", err, best)
+	}
+	return err
+}
+
+// Closest is the option that is most like got, or "" if none is close or one is equal.
+func Closest(got string, options []string) string {
 	best, most := "", 6 // more than two edits are another word
 	for _, o := range options {
 		if o == got {
-			return err
+			return ""
 		}
 		d := 2 * levenshtein.Distance(got, o, nil)
 		if o != "" && got != "" && o[0] == got[0] {
@@ -22,8 +30,5 @@ func Suggest(err error, got string, options []string) error {
 			best, most = o, d
 		}
 	}
-	if best == "" {
-		return err
-	}
-	return fmt.Errorf("%w (did you mean %s?)", err, best)
+	return best
 }

@@ -74,11 +74,14 @@ type Heredoc struct {
 	Chomp  bool
 }
 
-// From begins a stage. Name is in lower case, or empty.
+// From begins a stage. Name is in lower case, or empty; Written is as it was written,
+// behind the keyword As.
 type From struct {
 	*Pos
 	Base     string
 	Name     string
+	Written  string
+	As       string
 	Platform string
 	Doc      string // the comment above that begins with the name
 }

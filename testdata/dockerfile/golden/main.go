@@ -192,7 +192,11 @@ func show(def *pb.Definition) ([]byte, error) {
 		if js, err = json.Marshal(v); err != nil {
 			return nil, err
 		}
-		fmt.Fprintf(&out, "%s %s\n\t%s\n", now[old], def.Metadata[old].GetDescription()["llb.customname"], js)
+		name := def.Metadata[old].GetDescription()["llb.customname"]
+		if def.Metadata[old].GetIgnoreCache() {
+			name = "(no cache) " + name
+		}
+		fmt.Fprintf(&out, "%s %s\n\t%s\n", now[old], name, js)
 	}
 	return []byte(out.String()), nil
 }
