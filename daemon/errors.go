@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"runtime/debug"
 
-	"github.com/containerd/errdefs/pkg/errgrpc"
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	"github.com/dbuild/dbuild/llb"
 	"github.com/dbuild/dbuild/solver"
@@ -101,10 +101,28 @@ func code(err error) codes.Code {
 	if errors.As(err, &coded) {
 		return coded.GRPCStatus().Code()
 	}
-	if c := status.Code(errgrpc.ToGRPC(err)); c != codes.OK {
-		return c
+	for _, k := range kinds {
+		if k.is(err) {
+			return k.code
+		}
 	}
 	return codes.Unknown
+}
+
+// kinds are the codes of errors that say what they are.
+var kinds = []struct {
+	is   func(error) bool
+	code codes.Code
+}{
+	{cerrdefs.IsInvalidArgument, codes.InvalidArgument},
+	{cerrdefs.IsNotFound, codes.NotFound},
+	{cerrdefs.IsAlreadyExists, codes.AlreadyExists},
+	{cerrdefs.IsPermissionDenied, codes.PermissionDenied},
+	{cerrdefs.IsResourceExhausted, codes.ResourceExhausted},
+	{cerrdefs.IsFailedPrecondition, codes.FailedPrecondition},
+	{cerrdefs.IsNotImplemented, codes.Unimplemented},
+	{cerrdefs.IsUnavailable, codes.Unavailable},
+	{cerrdefs.IsUnauthorized, codes.Unauthenticated},
 }
 
 // locate adds to err the place in the source that the failing vertex comes from, and

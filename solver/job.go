@@ -214,8 +214,10 @@ func (j *Job) Close() {
 		root.ended, root.valErr = true, ErrClosed
 		close(root.end)
 	}
-	clear(j.roots)
-	j.giveUp()
+	if len(j.roots) > 0 {
+		clear(j.roots)
+		j.giveUp()
+	}
 	for _, c := range j.cells {
 		c.leave(j)
 	}

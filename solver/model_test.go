@@ -149,6 +149,8 @@ func (m *model) corruptCache() (did bool) {
 var (
 	errExit  = errors.New("exit code: 1")
 	errPanic = errors.New("panic")
+	// errStubborn makes an op go on after it was cancelled.
+	errStubborn = errors.New("stubborn")
 )
 
 // failures makes some ops fail for this round.

@@ -155,6 +155,9 @@ func (o *toyOp) Run(ctx context.Context, d solver.Demand, spec solver.Spec, in [
 	dur, err := o.w.dur[o.name], o.w.fail[o.name]
 	o.w.mu.Unlock()
 	fmt.Fprintf(d.Log().Output(1), "%s runs\n", o.name)
+	if err == errStubborn {
+		ctx, err = context.WithoutCancel(ctx), nil
+	}
 	if err := sleep(ctx, dur); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"strings"
 
 	"github.com/agext/levenshtein"
@@ -120,7 +121,7 @@ func (w *Worker) contentSlot(parts []treehash.Part) solver.Slot {
 			for _, p := range parts {
 				s, err := treehash.Sum(ctx, tree, p)
 				if err != nil {
-					return solver.Sum{}, lost(r, missing(err, p.Path, r, tree))
+					return solver.Sum{}, lost(r, missing(ctx, d, err, p.Path, r, tree))
 				}
 				sums = append(sums, s[:])
 			}
@@ -206,7 +207,7 @@ func (r *fileRun) action(ctx context.Context, i int, a *pb.FileAction) error {
 	}
 	if err := fileop.Run(ctx, target.dest, a, opt); err != nil {
 		if from != nil {
-			err = lost(from, missing(err, a.GetCopy().Src, from, opt.Source))
+			err = lost(from, missing(ctx, r.d, err, a.GetCopy().Src, from, opt.Source))
 		}
 		return err
 	}
@@ -303,49 +304,66 @@ func (e *MissingError) Unwrap() error { return fs.ErrNotExist }
 
 // missing explains why a path of a tree is not there: the ignore pattern that kept it
 // out of a synced directory, or else a name that is nearly the same.
-func missing(err error, name string, ref solver.Ref, tree treehash.FS) error {
+func missing(ctx context.Context, d solver.Demand, err error, name string, ref solver.Ref, tree treehash.FS) error {
 	if !errors.Is(err, fs.ErrNotExist) || strings.ContainsAny(name, "*?[") {
 		return err
 	}
 	name = "/" + strings.TrimPrefix(name, "/")
 	out := &MissingError{Path: name}
+	var names []string
 	if t, ok := ref.(*TreeRef); ok {
 		if pattern := t.ignoredBy(name); pattern != "" {
-			out.Hint = fmt.Sprintf("it is excluded from the context by the pattern %q of .dockerignore", pattern)
+			out.Hint = fmt.Sprintf("it is excluded from the context by the pattern %q of the .dockerignore file", pattern)
 			return out
 		}
+		names, _ = t.all(ctx, d) // without the list there is just no hint
+	} else {
+		names = siblings(tree, name)
 	}
-	if near := nearest(tree, name); near != "" {
+	if near := nearest(names, name); near != "" {
 		out.Hint = fmt.Sprintf("did you mean %q?", near)
 	}
 	return out
 }
 
-// nearest returns the path in the directory of name that is spelled most like it.
-func nearest(tree treehash.FS, name string) string {
-	dir, base := "", strings.TrimPrefix(name, "/")
-	if i := strings.LastIndexByte(base, '/'); i >= 0 {
-		dir, base = base[:i], base[i+1:]
-	}
+// siblings lists the directory of name.
+func siblings(tree treehash.FS, name string) []string {
+	dir := strings.TrimPrefix(path.Dir(name), "/")
 	resolved, err := treehash.Resolve(tree, dir, true)
 	if err != nil {
-		return ""
+		return nil
 	}
 	names, err := tree.ReadDir(resolved)
-	if err != nil || len(names) > 10_000 {
-		return ""
+	if err != nil {
+		return nil
 	}
-	best, bestDistance := "", 1+len(base)/3
+	for i, n := range names {
+		names[i] = path.Join(dir, n)
+	}
+	return names
+}
+
+// nearest returns the name that is spelled most like want, if any is near.
+func nearest(names []string, want string) string {
+	want = strings.ToLower(want)
+	best, limit := "", 1+len(path.Base(want))/3
 	for _, n := range names {
-		if d := levenshtein.Distance(strings.ToLower(base), strings.ToLower(n), nil); d <= bestDistance && n != base {
-			best, bestDistance = n, d-1
+		n = "/" + n
+		if n == want || len(n) > len(want)+limit || len(n) < len(want)-limit {
+			continue
+		}
+		if d := levenshtein.Distance(want, strings.ToLower(n), nil); d <= limit {
+			best, limit = n, d-1
 		}
 	}
-	if best == "" {
-		return ""
+	if best != "" {
+		return best
 	}
-	if dir != "" {
-		best = dir + "/" + best
+	// The same file in another directory is the next best guess.
+	for _, n := range names {
+		if path.Base(n) == path.Base(want) && "/"+n != want {
+			return "/" + n
+		}
 	}
-	return "/" + best
+	return ""
 }

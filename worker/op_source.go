@@ -174,6 +174,11 @@ func (w *Worker) localOp(name string, attrs map[string]string) (solver.Op, error
 			}
 		}
 	}
+	whole := req
+	whole.FollowPaths, whole.Include = nil, nil
+	all := func(ctx context.Context, d solver.Demand) ([]string, error) {
+		return w.Locals.List(ctx, group{d}, whole)
+	}
 	return &sourceOp{pin: func(ctx context.Context, d solver.Demand) (*pinned, error) {
 		tree, err := w.Locals.Sync(ctx, group{d}, req, d.Log())
 		if err != nil {
@@ -183,7 +188,7 @@ func (w *Worker) localOp(name string, attrs map[string]string) (solver.Op, error
 			id:   hash("local", []byte(tree.Digest())),
 			done: tree.Release,
 			fetch: func(context.Context, solver.Demand) (solver.Ref, error) {
-				return &TreeRef{tree.Retain(), req.Exclude}, nil
+				return &TreeRef{tree.Retain(), req.Exclude, all}, nil
 			},
 		}, nil
 	}}, nil

@@ -48,6 +48,8 @@ func (r *Ref) Release() {
 type TreeRef struct {
 	tree     *local.Tree
 	excludes []string // ignore patterns it was synced with
+	// all lists what the client has beside what was asked for; for error messages.
+	all func(context.Context, solver.Demand) ([]string, error)
 }
 
 // ID implements solver.Ref.
@@ -56,7 +58,7 @@ func (r *TreeRef) ID() string {
 }
 
 // Retain implements solver.Ref.
-func (r *TreeRef) Retain() solver.Ref { return &TreeRef{r.tree.Retain(), r.excludes} }
+func (r *TreeRef) Retain() solver.Ref { return &TreeRef{r.tree.Retain(), r.excludes, r.all} }
 
 // Release implements solver.Ref.
 func (r *TreeRef) Release() { r.tree.Release() }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/dbuild/dbuild/exporter"
@@ -17,7 +16,6 @@ import (
 	"github.com/dbuild/dbuild/internal/registry"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/distribution/reference"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -185,114 +183,6 @@ func (e *Exporter) nameAll(ctx context.Context, src exporter.Source, img *export
 		}
 		line.Done()
 	}
-	return nil
-}
-
-// pushAll pushes the image under every name, tags last.
-func (e *Exporter) pushAll(ctx context.Context, img *exporter.Image, names []string, a exporter.Access) error {
-	pushed := map[string]bool{}
-	var done []registry.Location
-	for _, n := range names {
-		loc, err := registry.LocationOf(n)
-		if err != nil {
-			return err
-		}
-		if !pushed[loc.Repo] {
-			if err := e.pushBlobs(ctx, img, n, done, a); err != nil {
-				return err
-			}
-			pushed[loc.Repo] = true
-			done = append(done, loc)
-		}
-	}
-	for _, n := range names {
-		if err := e.pushManifests(ctx, img, n, a); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (e *Exporter) target(ref string) registry.Target {
-	return registry.Target{Ref: ref, Insecure: e.insecure, NoMount: e.noMount}
-}
-
-// pushBlobs sends layers and configs; also are repositories that have them by now.
-func (e *Exporter) pushBlobs(ctx context.Context, img *exporter.Image, ref string, also []registry.Location, a exporter.Access) error {
-	var blobs []registry.Blob
-	var total int64
-	for _, l := range img.Layers() {
-		total += l.Size
-		b := registry.Blob{Desc: l.Descriptor, From: append(append([]registry.Location(nil), also...), l.From...)}
-		b.Open = func(ctx context.Context) (io.ReadCloser, error) { return l.Open(ctx, a.Group) }
-		blobs = append(blobs, b)
-	}
-	for _, m := range img.Manifests {
-		blobs = append(blobs, registry.Blob{Desc: m.Config, From: also, Open: func(context.Context) (io.ReadCloser, error) {
-			return io.NopCloser(strings.NewReader(string(m.ConfigData))), nil
-		}})
-	}
-	line := a.Log.Track("pushing layers")
-	t := e.target(ref)
-	t.Progress = newMeter(line, total).report
-	if err := e.cfg.Registry.PushTo(ctx, a.Group, t, blobs...); err != nil {
-		return err
-	}
-	line.Done()
-	return nil
-}
-
-// A meter adds up what is sent for each blob.
-type meter struct {
-	line  *progress.Tracker
-	total int64
-	mu    sync.Mutex // guards sent
-	sent  map[string]int64
-	sum   int64
-}
-
-func newMeter(line *progress.Tracker, total int64) *meter {
-	return &meter{line: line, total: total, sent: map[string]int64{}}
-}
-
-func (m *meter) report(d ocispec.Descriptor, n int64, _ bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.sum += n - m.sent[d.Digest.String()]
-	m.sent[d.Digest.String()] = n
-	m.line.Set(min(m.sum, m.total), m.total)
-}
-
-// pushManifests stores the manifests, and what the name points to last.
-func (e *Exporter) pushManifests(ctx context.Context, img *exporter.Image, ref string, a exporter.Access) error {
-	line := a.Log.Track("pushing manifest for " + ref + "@" + img.Top.Digest.String())
-	named, err := reference.ParseNormalizedNamed(ref)
-	if err != nil {
-		return err
-	}
-	at := func(d ocispec.Descriptor) registry.Target { return e.target(named.Name() + "@" + d.Digest.String()) }
-	data := img.Manifests[0].Data
-	if img.Index != nil {
-		data = img.Index
-		eg, gctx := errgroup.WithContext(ctx)
-		eg.SetLimit(4)
-		for _, m := range img.Manifests {
-			eg.Go(func() error {
-				return e.cfg.Registry.PushManifestTo(gctx, a.Group, at(m.Desc), m.Desc, m.Data)
-			})
-		}
-		if err := eg.Wait(); err != nil {
-			return err
-		}
-	}
-	t := e.target(ref)
-	if e.byDigest {
-		t = at(img.Top)
-	}
-	if err := e.cfg.Registry.PushManifestTo(ctx, a.Group, t, img.Top, data); err != nil {
-		return err
-	}
-	line.Done()
 	return nil
 }
 

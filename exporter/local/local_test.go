@@ -150,7 +150,7 @@ func TestPlatforms(t *testing.T) {
 // Many small files are more requests than windows hold: neither side may stop listening.
 func TestManyFilesDoNotBlock(t *testing.T) {
 	s := store(t)
-	const dirs, files = 30, 1000
+	const dirs, files = 8, 1000
 	ref := xt.Build(t, s, nil, func(root string) {
 		for d := range dirs {
 			dir := filepath.Join(root, fmt.Sprintf("directory-with-a-rather-long-name-%d", d))

@@ -28,6 +28,7 @@ type fakeBridge struct {
 	images   map[string]fakeImage
 	resolved []string // log names
 	solved   []*pb.Definition
+	warnings []frontend.Warning
 }
 
 type fakeImage struct {
@@ -51,8 +52,10 @@ func newFakeBridge(t testing.TB) *fakeBridge {
 	return b
 }
 
-func (b *fakeBridge) Platforms() []ocispec.Platform          { return b.platforms }
-func (b *fakeBridge) Warn(context.Context, frontend.Warning) {}
+func (b *fakeBridge) Platforms() []ocispec.Platform { return b.platforms }
+func (b *fakeBridge) Warn(_ context.Context, w frontend.Warning) {
+	b.warnings = append(b.warnings, w)
+}
 
 func (b *fakeBridge) Solve(_ context.Context, def *pb.Definition) (frontend.Ref, error) {
 	b.mu.Lock()

@@ -241,7 +241,7 @@ func (b *build) convert(ctx context.Context) (*Platform, error) {
 		b.lintFile()
 		b.plain = b.global.clone()
 		if err := addGlobalArgs(&b.plain, b.file.Global, nil, b.lex); err != nil {
-			return nil, err
+			b.plain = env{} // a default that needs a build arg; it is not for us to complain
 		}
 	}
 	if err := addGlobalArgs(&b.global, b.file.Global, b.args, b.lex); err != nil {

@@ -3,6 +3,7 @@ package dockerfile
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -44,7 +45,7 @@ func TestGolden(t *testing.T) {
 						k, v, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
 						opts[k] = v
 					}
-				case "llb", "config", "differs":
+				case "llb", "config", "lint", "differs":
 					want[f.Name] = string(f.Data)
 				default:
 					bridge.files[f.Name] = f.Data
@@ -61,6 +62,9 @@ func TestGolden(t *testing.T) {
 				}
 				compareOps(t, readGolden(t, want["llb"+suffix]), p.Definition, differs(want["differs"]))
 				compareConfig(t, want["config"+suffix], p)
+			}
+			if lint, ok := want["lint"]; ok {
+				compareLint(t, lint, bridge, opts)
 			}
 		})
 	}
@@ -161,6 +165,33 @@ func compactJSON(t *testing.T, op *pb.Op) string {
 		t.Fatal(err)
 	}
 	return string(dt)
+}
+
+func compareLint(t *testing.T, want string, bridge *fakeBridge, opts map[string]string) {
+	t.Helper()
+	opts["requestid"] = "frontend.lint"
+	res, err := New().Solve(t.Context(), bridge, &frontend.Request{Opts: opts})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answer struct {
+		Warnings   []lintWarning
+		BuildError any
+	}
+	if err := json.Unmarshal(res.Metadata["result.json"], &answer); err != nil {
+		t.Fatal(err)
+	}
+	if answer.BuildError != nil {
+		t.Errorf("lint: %v", answer.BuildError)
+	}
+	var lines []string
+	for _, w := range answer.Warnings {
+		lines = append(lines, fmt.Sprintf("%s %d\n", w.RuleName, w.Location.Ranges[0].Start.Line))
+	}
+	slices.Sort(lines)
+	if d := cmp.Diff(want, strings.Join(lines, "")); d != "" {
+		t.Errorf("lint (-BuildKit +ours):\n%s", d)
+	}
 }
 
 func compareConfig(t *testing.T, want string, p *Platform) {

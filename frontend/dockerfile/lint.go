@@ -2,6 +2,7 @@ package dockerfile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -9,6 +10,8 @@ import (
 	"sync"
 
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/dbuild/dbuild/frontend"
@@ -161,6 +164,75 @@ func (l *linter) err() error {
 	}
 	slices.Sort(names)
 	return fmt.Errorf("lint violation found for rules: %s", strings.Join(slices.Compact(names), ", "))
+}
+
+// A lintWarning is a finding as clients read it.
+type lintWarning struct {
+	RuleName    string       `json:"ruleName"`
+	Description string       `json:"description,omitempty"`
+	URL         string       `json:"url,omitempty"`
+	Detail      string       `json:"detail,omitempty"`
+	Location    *pb.Location `json:"location,omitempty"`
+}
+
+// lintAll answers the subrequest for the findings in all stages, or in those that the
+// target needs. What is wrong with the Dockerfile is part of the answer.
+func (l *loader) lintAll(ctx context.Context) (*frontend.Result, error) {
+	type buildError struct {
+		Message  string       `json:"message"`
+		Location *pb.Location `json:"location"`
+	}
+	res := struct {
+		Warnings []lintWarning    `json:"warnings"`
+		Sources  []*pb.SourceInfo `json:"sources"`
+		Error    *buildError      `json:"buildError,omitempty"`
+	}{Sources: []*pb.SourceInfo{l.info}}
+	lint, err := l.newLinter()
+	if err != nil {
+		return nil, err
+	}
+	file, err := instruction.Parse(l.data)
+	if err == nil {
+		b := newBuild(l, file, nil)
+		b.lint, b.all = lint, l.opts.target == ""
+		_, err = b.convert(ctx)
+	}
+	if err != nil && ctx.Err() != nil {
+		return nil, err
+	}
+	if err != nil {
+		res.Error = &buildError{Message: err.Error(), Location: &pb.Location{}}
+		var at *parser.LocationError
+		if errors.As(err, &at) {
+			res.Error.Location.Ranges = wireRanges(slices.Concat(at.Locations...))
+		}
+	}
+	slices.SortStableFunc(lint.found, func(a, b finding) int { return a.line() - b.line() })
+	for _, f := range lint.found {
+		res.Warnings = append(res.Warnings, lintWarning{
+			f.rule.name, f.rule.why, f.rule.url(), f.text, &pb.Location{Ranges: wireRanges(f.ranges)},
+		})
+	}
+	out, err := answer("1.0.0", res, func(text *strings.Builder) {
+		for _, w := range res.Warnings {
+			fmt.Fprintf(text, "\nWARNING: %s", w.RuleName)
+			if w.URL != "" {
+				fmt.Fprintf(text, " - %s", w.URL)
+			}
+			fmt.Fprintf(text, "\n%s\n", w.Detail)
+			src := errdefs.Source{Info: l.info, Ranges: w.Location.Ranges}
+			_ = src.Print(text) // to memory
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	status := "0"
+	if len(res.Warnings) > 0 || res.Error != nil {
+		status = "1"
+	}
+	out.Metadata["result.statuscode"] = []byte(status)
+	return out, nil
 }
 
 // warn shows the findings.

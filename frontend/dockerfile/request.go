@@ -92,6 +92,8 @@ func (l *loader) subrequest(ctx context.Context, id string) (*frontend.Result, e
 			return nil, err
 		}
 		return l.listTargets(file)
+	case "frontend.lint":
+		return l.lintAll(ctx)
 	case "frontend.subrequests.describe":
 		return answer("1.0.0", requests, func(out *strings.Builder) {
 			for _, r := range requests {
@@ -118,6 +120,7 @@ type named struct {
 
 var requests = []request{
 	{"frontend.targets", "1.0.0", "rpc", "List all targets current build supports", nil, []any{named{"result.json"}, named{"result.txt"}}},
+	{"frontend.lint", "1.0.0", "rpc", "Lint a Dockerfile", nil, []any{named{"result.json"}, named{"result.txt"}, named{"result.statuscode"}}},
 	{"frontend.convertllb", "0.1.0", "rpc", "Convert Dockerfile to LLB", nil, []any{named{"result.json"}}},
 	{"frontend.subrequests.describe", "1.0.0", "rpc", "List available subrequest types", nil, []any{named{"result.json"}, named{"result.txt"}}},
 }

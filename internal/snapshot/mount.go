@@ -177,8 +177,21 @@ func (m *overlayMounter) mount(lowers []string, upper string) (string, func() er
 		if err := unmount(root); err != nil {
 			return err
 		}
-		return os.RemoveAll(dir)
+		m.s.removeSoon(dir)
+		return nil
 	}, nil
+}
+
+// removeSoon removes a tree beneath work/ in the background.
+func (s *Store) removeSoon(dir string) {
+	if !s.enter() {
+		os.RemoveAll(dir)
+		return
+	}
+	go func() {
+		defer s.bg.Done()
+		os.RemoveAll(dir) // what is left, the next Open removes
+	}()
 }
 
 // errTooLong says that a path does not fit into the 256 bytes fsconfig allows.

@@ -43,11 +43,11 @@ func TestRuncIsVulnerable(t *testing.T) {
 
 func TestStartError(t *testing.T) {
 	for msg, code := range map[string]int{
-		"unable to start container process: error during container init: exec: \"x\": executable file not found in $PATH": 127,
+		"unable to start container process: error during container init: exec: \"x\": executable file not found in $PATH":  127,
 		"unable to start container process: error during container init: exec: \"/x\": stat /x: no such file or directory": 127,
-		"error during container init: exec: \"/x\": permission denied": 126,
-		"executable file `x` not found in $PATH":                       127,
-		"error mounting \"x\": no such file or directory":              0,
+		"error during container init: exec: \"/x\": permission denied":                                                     126,
+		"executable file `x` not found in $PATH":                                                                           127,
+		"error mounting \"x\": no such file or directory":                                                                  0,
 	} {
 		var exit *ExitError
 		got := 0

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,7 +58,7 @@ func update(ctx context.Context, c *client.Client, name string) error {
 		return err
 	}
 	ar.Files = slices.DeleteFunc(ar.Files, func(f txtar.File) bool {
-		return f.Name == "llb" || f.Name == "config" || strings.HasPrefix(f.Name, "llb/") || strings.HasPrefix(f.Name, "config/")
+		return f.Name == "lint" || f.Name == "llb" || f.Name == "config" || strings.HasPrefix(f.Name, "llb/") || strings.HasPrefix(f.Name, "config/")
 	})
 	dir, err := os.MkdirTemp("", "golden")
 	if err != nil {
@@ -138,12 +139,53 @@ func update(ctx context.Context, c *client.Client, name string) error {
 			}
 			ar.Files = append(ar.Files, txtar.File{Name: "llb" + s, Data: text}, txtar.File{Name: "config" + s, Data: config})
 		}
+		lint, err := checks(ctx, g, attrs)
+		if err != nil {
+			return nil, err
+		}
+		if lint != nil {
+			ar.Files = append(ar.Files, txtar.File{Name: "lint", Data: lint})
+		}
 		return gateway.NewResult(), nil
 	}, nil)
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(name, txtar.Format(ar), 0o644)
+}
+
+// checks lists the rules that the Dockerfile breaks with their lines, or nothing if it
+// cannot be built.
+func checks(ctx context.Context, g gateway.Client, attrs map[string]string) ([]byte, error) {
+	attrs = maps.Clone(attrs)
+	attrs["requestid"], attrs["frontend.caps"] = "frontend.lint", "moby.buildkit.frontend.subrequests"
+	res, err := g.Solve(ctx, gateway.SolveRequest{Frontend: "dockerfile.v0", FrontendOpt: attrs})
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Warnings []struct {
+			RuleName string
+			Location struct{ Ranges []struct{ Start struct{ Line int } } }
+		}
+		BuildError any
+	}
+	if err := json.Unmarshal(res.Metadata["result.json"], &answer); err != nil {
+		return nil, err
+	}
+	if answer.BuildError != nil {
+		return nil, nil
+	}
+	lines := []string{}
+	for _, w := range answer.Warnings {
+		line := 0
+		if len(w.Location.Ranges) > 0 {
+			line = w.Location.Ranges[0].Start.Line
+		}
+		lines = append(lines, fmt.Sprintf("%s %d\n", w.RuleName, line))
+	}
+	slices.Sort(lines)
+	return []byte(strings.Join(lines, "")), nil
 }
 
 func indent(dt []byte) ([]byte, error) {

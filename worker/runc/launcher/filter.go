@@ -61,15 +61,16 @@ func (f *filter) send(conn net.Conn, noNewPrivileges bool) error {
 	return nil
 }
 
-// receiveFilter runs beside libcontainer's init in the same process. It ends without
-// doing anything if the other end is closed.
-func receiveFilter() {
+// receiveFilter runs beside libcontainer's init in the same process, which must wait until
+// its thread is ready. It ends without doing anything if the other end is closed.
+func receiveFilter(ready chan<- struct{}) {
 	// The thread's credentials are changed below: it must serve nothing else.
 	runtime.LockOSThread()
 	unix.CloseOnExec(filterFD)
 	// A change of user in libcontainer's thread reaches all threads. Should the command
 	// be allowed new privileges, this one must be able to install a filter nevertheless.
 	_ = unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0)
+	close(ready)
 
 	err := installFilter()
 	if errors.Is(err, io.EOF) {

@@ -14,7 +14,9 @@ func Init() {
 	switch {
 	case os.Getenv(initPipeEnv) != "":
 		debug.SetGCPercent(-1) // it lives for milliseconds
-		go receiveFilter()
+		ready := make(chan struct{})
+		go receiveFilter(ready)
+		<-ready
 		libcontainer.Init()
 	case len(os.Args) == 1 && os.Args[0] == argv0:
 		os.Exit(serveControl())
