@@ -153,17 +153,15 @@ func (b *build) Platforms() []ocispec.Platform { return b.d.worker.Platforms }
 // Warn implements frontend.Bridge. A warning about a vertex that this build does not
 // show gets a step of its own.
 func (b *build) Warn(_ context.Context, w frontend.Warning) {
-	log := progress.NewLog()
-	v := progress.Vertex{Digest: w.Vertex, Name: "warning"}
-	if w.Vertex == "" {
-		v.Digest = digest.FromString(b.id + w.Short)
-	}
-	b.stream.Attach(log, v)
 	out := progress.Warning{Level: w.Level, Short: []byte(w.Short), URL: w.URL, Source: w.Source, Ranges: w.Ranges}
 	for _, l := range w.Detail {
 		out.Detail = append(out.Detail, []byte(l))
 	}
-	log.Warn(out)
+	if !b.stream.Warn(w.Vertex, out) {
+		log, done := b.step("warnings", "warnings")
+		log.Warn(out)
+		done(nil)
+	}
 }
 
 func (b *build) locate(err error) error {

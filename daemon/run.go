@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	containerdlog "github.com/containerd/log"
 	sddaemon "github.com/coreos/go-systemd/v22/daemon"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
@@ -205,6 +206,9 @@ func newLogger(cfg Config) *slog.Logger {
 	if cfg.Debug {
 		opt.Level = slog.LevelDebug
 	}
+	// Libraries warn about what is none of an operator's business, such as a filesystem
+	// without fs-verity.
+	_ = containerdlog.SetLevel("error")
 	if cfg.LogFormat == "json" {
 		return slog.New(slog.NewJSONHandler(out, opt))
 	}

@@ -206,7 +206,8 @@ func (r *request) blobs() *snapshot.Compression {
 		a := e.GetAttrs()
 		switch e.GetType() {
 		case "image", "oci", "docker":
-			if a["compression-level"] == "" && a["rewrite-timestamp"] != "true" {
+			// Others are rare enough to wait until they are asked for.
+			if a["compression-level"] == "" && a["source-date-epoch"] == "" {
 				return &snapshot.Compression{Type: a["compression"]}
 			}
 		}

@@ -22,7 +22,7 @@ import (
 type ImageOptions struct {
 	OCI               bool // media types of OCI, not of Docker
 	Compression       snapshot.Compression
-	RewriteTimestamp  bool       // files of new layers are no newer than the epoch
+	RewriteTimestamp  bool       // files of new layers are no newer than the epoch, if there is one
 	Epoch             *time.Time // of the image; EpochSet if that is to override the frontend
 	EpochSet          bool
 	PreferNondistrib  bool // keep "may not be distributed" on layers that say so
@@ -35,7 +35,7 @@ func ImageOptionsFrom(a *Attrs) ImageOptions {
 	o := ImageOptions{
 		OCI:              a.Bool("oci-mediatypes", true),
 		Compression:      a.Compression(),
-		RewriteTimestamp: a.Bool("rewrite-timestamp", false),
+		RewriteTimestamp: a.Bool("rewrite-timestamp", true),
 		PreferNondistrib: a.Bool("prefer-nondist-layers", false),
 		Annotations:      Annotations{},
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/dbuild/dbuild/solver"
 )
 
-var seeds = flag.Int("model.seeds", 1000, "number of random worlds the model check visits")
+var seeds = flag.Int("model.seeds", 600, "number of random worlds the model check visits")
 
 // TestModel builds random graphs in a changing world, with concurrent and impatient
 // clients, clients that refuse the cache, ops that fail, a cache that forgets and a

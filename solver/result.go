@@ -48,7 +48,9 @@ func (c *cell) solve(a *attempt, output int) (any, error) {
 
 	for {
 		if m.run == nil {
-			m.run = c.joinRun(m, spec, output)
+			if m.run = c.joinRun(a, m, spec, output); m.run == nil {
+				return nil, errWait
+			}
 		}
 		out, ok := a.need(&m.run.flight).(*outcome)
 		if !ok {

@@ -93,10 +93,16 @@ type outcome struct {
 	found bool
 }
 
-func (c *cell) joinRun(m *gathered, spec *pinned, output int) *run {
+// joinRun returns the run for m.key, or nil if nobody waits for a any more: then spec
+// may be released already.
+func (c *cell) joinRun(a *attempt, m *gathered, spec *pinned, output int) *run {
 	s := c.s
 	k := runKey{*m.key, m.forced}
 	s.mu.Lock()
+	if a.dead {
+		s.mu.Unlock()
+		return nil
+	}
 	r, ok := s.runs[k]
 	if !ok {
 		r = &run{k: k, owner: c, spec: spec, output: output, ins: slices.Clone(m.ins)}
@@ -121,7 +127,7 @@ func (r *run) leave(c *cell) {
 		return
 	}
 	r.unlist(c.s)
-	held(r.ins).drop(c.s)
+	held{answers: r.ins}.drop(c.s)
 	r.spec.drop(c.s)
 	if r.val != nil {
 		c.s.discard(r.val)
@@ -140,7 +146,7 @@ func (r *run) unlist(s *Solver) {
 // do is the leaf that executes.
 func (r *run) do(a *attempt) (any, error) {
 	c := r.owner
-	if !a.hold(r.ins) {
+	if !a.hold(r.spec, r.ins) {
 		return nil, context.Canceled
 	}
 	ctx := a.context()
@@ -247,7 +253,7 @@ func (w *summing) leave(c *cell) {
 
 // do is the leaf that digests.
 func (w *summing) do(a *attempt) (any, error) {
-	if !a.hold([]*answer{w.ans}) {
+	if !a.hold(nil, []*answer{w.ans}) {
 		return nil, context.Canceled
 	}
 	sum, err := w.call(a)

@@ -156,8 +156,9 @@ func (a *answer) drop(s *Solver) {
 	}
 }
 
-// hold keeps answers alive until a ends, unless a is dead. Only a leaf calls it.
-func (a *attempt) hold(answers []*answer) bool {
+// hold keeps answers, and spec unless nil, alive until a ends, unless a is dead. Only a
+// leaf calls it.
+func (a *attempt) hold(spec *pinned, answers []*answer) bool {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
 	if a.dead {
@@ -166,15 +167,24 @@ func (a *attempt) hold(answers []*answer) bool {
 	for _, ans := range answers {
 		ans.uses++
 	}
-	a.mem = held(answers)
+	if spec != nil {
+		spec.uses++
+	}
+	a.mem = held{spec, answers}
 	return true
 }
 
-type held []*answer
+type held struct {
+	spec    *pinned
+	answers []*answer
+}
 
 func (h held) drop(s *Solver) {
-	for _, ans := range h {
+	for _, ans := range h.answers {
 		ans.drop(s)
+	}
+	if h.spec != nil {
+		h.spec.drop(s)
 	}
 }
 

@@ -124,7 +124,10 @@ func (o *toyOp) Spec(ctx context.Context, d solver.Demand) (solver.Spec, error) 
 		if err := sleep(ctx, dur); err != nil {
 			return solver.Spec{}, err
 		}
-		return solver.Spec{ID: sha256.Sum256([]byte("src" + pin)), Pin: pin}, err
+		if err != nil {
+			return solver.Spec{}, err
+		}
+		return solver.Spec{ID: sha256.Sum256([]byte("src" + pin)), Pin: o.w.newVal(pin)}, nil
 	}
 	s := solver.Spec{ID: sha256.Sum256([]byte("op" + o.name)), Slots: make([]solver.Slot, len(o.reads))}
 	for i, r := range o.reads {
@@ -179,6 +182,10 @@ func (o *toyOp) Run(ctx context.Context, d solver.Demand, spec solver.Spec, in [
 			args[i] = word(v.data.text, o.reads[i].word)
 		}
 	}
+	pin, _ := spec.Pin.(*val) // held by the solver, like a Ref
+	if pin != nil {
+		pin.check("pinned")
+	}
 	var jobs []string
 	for j := range d.Jobs() {
 		jobs = append(jobs, j.ID())
@@ -186,7 +193,7 @@ func (o *toyOp) Run(ctx context.Context, d solver.Demand, spec solver.Spec, in [
 	o.w.mu.Lock()
 	defer o.w.mu.Unlock()
 	if o.src != "" {
-		args = []string{spec.Pin.(string)}
+		args = []string{pin.data.text}
 	}
 	o.w.jobs[o.name] = jobs
 	o.w.ran[o.name+"("+strings.Join(args, "|")+")"]++

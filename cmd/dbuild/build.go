@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,7 +13,7 @@ import (
 	"github.com/docker/cli/cli/config"
 	"github.com/docker/cli/cli/config/configfile"
 	"github.com/moby/buildkit/client"
-	"github.com/moby/buildkit/identity"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
 )
 
 // hostGatewayLabel is where a worker tells its machine's address as builds see it.
@@ -65,6 +67,9 @@ func (a *app) build(ctx context.Context, f *buildflags.Flags, contextArg string)
 	}
 	opt, err := solveOpt(d, req, lent, outputs)
 	if err != nil {
+		return err
+	}
+	if opt.SourcePolicy, err = a.sourcePolicy(d); err != nil {
 		return err
 	}
 	p, err := a.startProgress(mode, f.Debug)
@@ -129,7 +134,7 @@ func (a *app) adapt(ctx context.Context, d *daemonConn, req *buildflags.Request)
 // solveOpt is the request in the terms of the client library.
 func solveOpt(d *daemonConn, req *buildflags.Request, l *lent, out *outputs) (client.SolveOpt, error) {
 	opt := client.SolveOpt{
-		Ref:                 identity.NewID(),
+		Ref:                 strings.ToLower(rand.Text()),
 		Frontend:            "dockerfile.v0",
 		FrontendAttrs:       req.Attrs,
 		Exports:             out.entries,
@@ -143,6 +148,28 @@ func solveOpt(d *daemonConn, req *buildflags.Request, l *lent, out *outputs) (cl
 	var err error
 	opt.LocalMounts, err = l.mounts(d.ours())
 	return opt, err
+}
+
+// sourcePolicy reads the policy that EXPERIMENTAL_BUILDKIT_SOURCE_POLICY names. A daemon
+// that would not follow it must not build.
+func (a *app) sourcePolicy(d *daemonConn) (*spb.Policy, error) {
+	const variable = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"
+	path, _ := a.lookup(variable)
+	if path == "" {
+		return nil, nil
+	}
+	if d.ours() {
+		return nil, fmt.Errorf("%s: not implemented: source policies", variable)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", variable, err)
+	}
+	policy := &spb.Policy{}
+	if err := json.Unmarshal(b, policy); err != nil {
+		return nil, fmt.Errorf("%s: %s: %w", variable, path, err)
+	}
+	return policy, nil
 }
 
 // proxies returns the build arguments that the docker configuration has for proxies.

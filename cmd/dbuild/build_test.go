@@ -13,6 +13,7 @@ import (
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	apitypes "github.com/moby/buildkit/api/types"
+	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/solver/pb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -369,5 +370,22 @@ func TestVersion(t *testing.T) {
 	_, stdout, _ := serve(t, &fakeDaemon{pkg: "p"})(t.Context(), "version")
 	if !strings.Contains(stdout, "dbuild "+version()) || !strings.Contains(stdout, "daemon p v9") {
 		t.Errorf("%q", stdout)
+	}
+}
+
+func TestSourcePolicyIsNotIgnored(t *testing.T) {
+	inContext(t)
+	if err := os.WriteFile("policy", []byte(`{"rules":[{"action":"DENY","selector":{"identifier":"x"}}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		pkg string
+		ok  bool
+	}{{daemonPackage, false}, {"github.com/moby/buildkit", true}} {
+		a := &app{lookup: env(map[string]string{"EXPERIMENTAL_BUILDKIT_SOURCE_POLICY": "policy"})}
+		p, err := a.sourcePolicy(&daemonConn{info: client.BuildkitVersion{Package: tc.pkg}})
+		if (err == nil) != tc.ok || (tc.ok && len(p.GetRules()) != 1) {
+			t.Errorf("%s: %v %v", tc.pkg, p, err)
+		}
 	}
 }

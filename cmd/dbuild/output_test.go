@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/creack/pty"
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildflags"
 )
 
@@ -147,5 +148,21 @@ func TestDockerLoadFails(t *testing.T) {
 	}
 	if err := o.commit(); err == nil || !strings.Contains(err.Error(), "no engine") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestTerminalIsRefused(t *testing.T) {
+	ptmx, tty, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ptmx.Close()
+	defer tty.Close()
+	exports := []buildflags.Export{{Type: "tar", Sink: buildflags.Stdout}}
+	if _, err := (&app{stdout: tty}).openOutputs(exports); err == nil || !strings.Contains(err.Error(), "terminal") {
+		t.Errorf("a terminal: %v", err)
+	}
+	if _, err := (&app{stdout: &bytes.Buffer{}}).openOutputs(exports); err != nil {
+		t.Errorf("a pipe: %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package progress
 import (
 	"context"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -132,6 +133,7 @@ func (s *Stream) addLocked(a *attachment, ev any) {
 // only have started because its inputs were there. s.mu is held.
 func (s *Stream) markInputs(v *vertex, at *time.Time) {
 	todo := v.Inputs
+	var found []*vertex
 	for len(todo) > 0 {
 		in := s.byDigest[todo[len(todo)-1]]
 		todo = todo[: len(todo)-1 : len(todo)-1] // capped: appending must not write to Inputs
@@ -139,10 +141,27 @@ func (s *Stream) markInputs(v *vertex, at *time.Time) {
 			continue
 		}
 		in.last = state{started: at, completed: at, cached: true}
-		st := in.last
-		s.push(item{vertex: in, ev: &st})
+		found = append(found, in)
 		todo = append(todo, in.Inputs...)
 	}
+	// What was made first is shown first.
+	for _, in := range slices.Backward(found) {
+		st := in.last
+		s.push(item{vertex: in, ev: &st})
+	}
+}
+
+// Warn adds a warning to the vertex with digest d, if the stream shows it, and reports
+// whether it does.
+func (s *Stream) Warn(d digest.Digest, w Warning) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.byDigest[d]
+	if v == nil || s.closed {
+		return false
+	}
+	s.push(item{vertex: v, ev: &w})
+	return true
 }
 
 // push appends an item and wakes the readers. s.mu is held.

@@ -96,20 +96,32 @@ type imageRow struct {
 	Layers  []string           `json:"layers"`
 }
 
+// checkSchema says whether the database has the schema of this version. It is an error
+// if it is newer.
+func checkSchema(tx *bolt.Tx) (current bool, err error) {
+	root := tx.Bucket(bucketRoot)
+	if root == nil {
+		return false, nil
+	}
+	v := root.Get(keySchema)
+	if v == nil {
+		return false, nil
+	}
+	var have int
+	if err := json.Unmarshal(v, &have); err != nil {
+		return false, fmt.Errorf("state database: unreadable schema version %q", v)
+	}
+	if have > schemaVersion {
+		return false, fmt.Errorf("the state directory was written by a newer dbuild (schema %d, this one knows %d); use that version or another directory: %w",
+			have, schemaVersion, errdefs.ErrFailedPrecondition)
+	}
+	return have == schemaVersion, nil
+}
+
 func initSchema(tx *bolt.Tx) error {
 	root, err := tx.CreateBucketIfNotExists(bucketRoot)
 	if err != nil {
 		return err
-	}
-	if v := root.Get(keySchema); v != nil {
-		var have int
-		if err := json.Unmarshal(v, &have); err != nil {
-			return fmt.Errorf("state database: unreadable schema version %q", v)
-		}
-		if have > schemaVersion {
-			return fmt.Errorf("the state directory was written by a newer dbuild (schema %d, this one knows %d); use that version or another directory: %w",
-				have, schemaVersion, errdefs.ErrFailedPrecondition)
-		}
 	}
 	v, err := json.Marshal(schemaVersion)
 	if err != nil {

@@ -13,6 +13,10 @@ import (
 	"github.com/containerd/errdefs"
 )
 
+// emptyDirName is beside the snapshots' directories, to keep lists of them short when
+// overlayfs needs one more layer. Snapshots are numbered from 1.
+const emptyDirName = "0"
+
 // A driver is a containerd snapshotter whose snapshots have no parents and are never
 // committed: plain directories with a lease. containerd's overlay driver makes three
 // directories for each snapshot and lists all of them when it removes one; since layers
@@ -164,7 +168,7 @@ func (d *driver) Cleanup(ctx context.Context) error {
 			return err
 		}
 		for _, e := range entries {
-			if _, ok := ids[e.Name()]; !ok {
+			if _, ok := ids[e.Name()]; !ok && e.Name() != emptyDirName {
 				extra = append(extra, filepath.Join(d.dir, e.Name()))
 			}
 		}

@@ -175,10 +175,11 @@ func (s *Store) hasUses() bool {
 func (s *Store) takeUses() map[string]usage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u := s.used
-	if len(u) > 0 {
-		s.used = map[string]usage{}
+	if len(s.used) == 0 {
+		return nil
 	}
+	u := s.used
+	s.used = map[string]usage{}
 	return u
 }
 

@@ -89,8 +89,8 @@ type overlayMounter struct {
 }
 
 func newOverlay(s *Store) (*overlayMounter, error) {
-	m := &overlayMounter{s: s, prefix: "trusted.overlay.", empty: filepath.Join(s.work, "empty")}
-	if err := os.Mkdir(m.empty, 0o755); err != nil {
+	m := &overlayMounter{s: s, prefix: "trusted.overlay.", empty: filepath.Join(s.alloc.inner.dir, emptyDirName)}
+	if err := os.MkdirAll(m.empty, 0o755); err != nil {
 		return nil, err
 	}
 	var err error

@@ -53,6 +53,9 @@ func (r *Ref) Retain() *Ref {
 
 // Release gives up one use.
 func (r *Ref) Release() {
+	if r == nil {
+		return // scratch
+	}
 	if r.uses.Add(-1) == 0 {
 		r.s.unhold(r.layers)
 	}

@@ -187,9 +187,18 @@ func (s *Store) openDB(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open state database: %w", err)
 	}
-	// Refuse a newer schema before anything is written.
-	if err := s.db.Update(initSchema); err != nil {
+	// A newer schema is refused before anything is written.
+	current := false
+	if err := s.db.View(func(tx *bolt.Tx) (err error) {
+		current, err = checkSchema(tx)
 		return err
+	}); err != nil {
+		return err
+	}
+	if !current {
+		if err := s.db.Update(initSchema); err != nil {
+			return err
+		}
 	}
 	blobs, err := local.NewStore(filepath.Join(s.root, "content"))
 	if err != nil {

@@ -161,7 +161,11 @@ func listing(t testing.TB, v *View) []string {
 				b, err := io.ReadAll(rc)
 				must(t, err)
 				rc.Close()
-				line += fmt.Sprintf(" %q", b)
+				if len(b) > 64 {
+					line += fmt.Sprintf(" %d bytes %s", len(b), dgstOf(string(b))[:15])
+				} else {
+					line += fmt.Sprintf(" %q", b)
+				}
 			case st.Linkname != "":
 				line += " -> " + st.Linkname
 			}

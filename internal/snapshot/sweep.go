@@ -37,6 +37,9 @@ func (s *Store) sweepOrphans(ctx context.Context) error {
 				return err
 			}
 		}
+		if err := s.dropStray(ctx, tx); err != nil {
+			return err
+		}
 		_, err := s.leases.Create(ctx, leases.WithID(workLease))
 		return err
 	})
@@ -81,6 +84,46 @@ func (s *Store) sweepOrphans(ctx context.Context) error {
 		return fmt.Errorf("sweep: %w", err)
 	}
 	return nil
+}
+
+// dropStray takes out of the leases of layers what their rows do not name: blobs that
+// were complete when the daemon died, but not yet recorded.
+func (s *Store) dropStray(ctx context.Context, tx *bolt.Tx) error {
+	return bucket(tx, bucketLayers).ForEach(func(k, v []byte) error {
+		var row layerRow
+		if json.Unmarshal(v, &row) != nil {
+			return nil
+		}
+		lease := leases.Lease{ID: string(k)}
+		rs, err := s.leases.ListResources(ctx, lease)
+		if errdefs.IsNotFound(err) {
+			return nil // a promise: nothing is here
+		}
+		if err != nil {
+			return err
+		}
+		for _, r := range rs {
+			if row.names(r) {
+				continue
+			}
+			if err := s.leases.DeleteResource(ctx, lease, r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (row *layerRow) names(r leases.Resource) bool {
+	if row.Slot != nil && r == snapshotResource(row.Slot) {
+		return true
+	}
+	for _, b := range row.Blobs {
+		if b.Local && r.Type == "content" && r.ID == b.Digest.String() {
+			return true
+		}
+	}
+	return false
 }
 
 // leaseNames are the leases that rows account for.
@@ -284,7 +327,7 @@ func (s *Store) Check(ctx context.Context) error {
 	}
 	extra := 0
 	for _, e := range entries {
-		if !nums[e.Name()] {
+		if !nums[e.Name()] && e.Name() != emptyDirName {
 			extra++
 		}
 	}

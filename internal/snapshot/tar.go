@@ -111,17 +111,16 @@ func (t *tarWriter) entry(host, parent, name string) error {
 			t.links[key] = rel
 		}
 	}
-	if h.Typeflag != tar.TypeLink {
-		attrs, err := xattrs(host)
-		if err != nil {
-			return &os.PathError{Op: "listxattr", Path: host, Err: err}
+	// On links too: whoever unpacks chowns each name, which drops capabilities.
+	attrs, err := xattrs(host)
+	if err != nil {
+		return &os.PathError{Op: "listxattr", Path: host, Err: err}
+	}
+	for k, v := range attrs {
+		if h.PAXRecords == nil {
+			h.PAXRecords = map[string]string{}
 		}
-		for k, v := range attrs {
-			if h.PAXRecords == nil {
-				h.PAXRecords = map[string]string{}
-			}
-			h.PAXRecords[paxXattr+k] = string(v)
-		}
+		h.PAXRecords[paxXattr+k] = string(v)
 	}
 	if err := t.tw.WriteHeader(h); err != nil {
 		return fmt.Errorf("tar %s: %w", rel, err)

@@ -315,6 +315,8 @@ func goMode(mode uint32) fs.FileMode {
 		m |= fs.ModeDir
 	case unix.S_IFIFO:
 		m |= fs.ModeNamedPipe
+	case unix.S_IFSOCK:
+		m |= fs.ModeSocket
 	case unix.S_IFLNK:
 		m |= fs.ModeSymlink
 	}

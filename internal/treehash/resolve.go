@@ -69,7 +69,7 @@ func parent(p string) string {
 
 // Match lists the paths of the tree that part names, sorted, symlinks in the last element
 // not resolved. A part without a match is an error that satisfies fs.ErrNotExist, unless
-// it says otherwise.
+// it says otherwise; what comes before the first wildcard must be there in any case.
 func Match(ctx context.Context, tree FS, part Part) ([]string, error) {
 	name := clean(part.Path)
 	if !part.Wildcard || !strings.ContainsAny(name, `*?[\`) {
@@ -77,6 +77,7 @@ func Match(ctx context.Context, tree FS, part Part) ([]string, error) {
 	}
 	at := []string{""}
 	elems := strings.Split(name, "/")
+	plain := true // no wildcard so far
 	for i, elem := range elems {
 		var next []string
 		for _, dir := range at {
@@ -88,6 +89,10 @@ func Match(ctx context.Context, tree FS, part Part) ([]string, error) {
 				return nil, err
 			}
 			next = append(next, found...)
+		}
+		plain = plain && !strings.ContainsAny(elem, `*?[\`)
+		if plain && len(next) == 0 {
+			return nil, &fs.PathError{Op: "match", Path: "/" + path.Join(elems[:i+1]...), Err: fs.ErrNotExist}
 		}
 		at = next
 	}

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -91,6 +92,16 @@ func (s *Source) Resolve(ctx context.Context, g bksession.Group, ref string, pla
 		r, err := s.fromStore(ctx, named, want)
 		if err == nil || mode == ModeLocal || !errdefs.IsNotFound(err) {
 			return r, err
+		}
+		var other *platformError
+		if errors.As(err, &other) {
+			// The name is known here, only not for this platform: say so if the registry
+			// cannot help.
+			r, remote := s.fromRegistry(ctx, g, named, want)
+			if remote != nil {
+				remote = fmt.Errorf("%w; and %w", other, remote)
+			}
+			return r, remote
 		}
 	case ModePull:
 	default:

@@ -87,12 +87,25 @@ func (p *picker) pick(ctx context.Context, top ocispec.Descriptor, want ocispec.
 func (p *picker) none(want ocispec.Platform, has []string) error {
 	slices.Sort(has)
 	has = slices.Compact(has)
-	what := "it is empty"
-	if len(has) > 0 {
-		what = "it has " + strings.Join(has, ", ")
-	}
-	return fmt.Errorf("image %s has nothing for platform %s (%s): %w", p.name, platforms.FormatAll(want), what, errdefs.ErrNotFound)
+	return &platformError{name: p.name, want: platforms.FormatAll(want), has: has}
 }
+
+// platformError says that an image is there, but not for the platform. It is an
+// errdefs.ErrNotFound.
+type platformError struct {
+	name, want string
+	has        []string
+}
+
+func (e *platformError) Error() string {
+	what := "it is empty"
+	if len(e.has) > 0 {
+		what = "it has " + strings.Join(e.has, ", ")
+	}
+	return fmt.Sprintf("image %s has nothing for platform %s (%s)", e.name, e.want, what)
+}
+
+func (e *platformError) Unwrap() error { return errdefs.ErrNotFound }
 
 // list returns the manifests of images in an index.
 func (p *picker) list(ctx context.Context, d ocispec.Descriptor, depth int) ([]ocispec.Descriptor, error) {

@@ -10,15 +10,23 @@ import (
 )
 
 // A packet is a received types.Packet. Its slices point into the bytes it came as, which
-// stay valid until the packet is received into again, or until keep's buffer is freed.
+// stay valid until the packet is received into again; those of data until its buffers are
+// freed, if keep handed them over.
 type packet struct {
 	kind types.Packet_PacketType
 	id   uint32
-	data []byte
+	data []piece
 	stat *stat // nil if there is none
+	size int   // bytes on the wire
 
-	buf mem.Buffer
-	st  stat // what stat points to
+	bufs mem.BufferSlice
+	st   stat // what stat points to
+}
+
+// A piece is content and the buffer it is in.
+type piece struct {
+	data []byte
+	buf  mem.Buffer
 }
 
 // A stat is a received types.Stat.
@@ -31,32 +39,99 @@ type stat struct {
 	xattrs             []xattr
 }
 
-// Decode implements session.SelfDecoder.
+// Decode implements session.SelfDecoder. Content, which comes in several buffers, is left
+// where it is.
 func (p *packet) Decode(data mem.BufferSlice) error {
 	p.free()
-	p.buf = data.MaterializeToBuffer(mem.DefaultBufferPool())
-	return p.parse(p.buf.ReadOnlyData())
+	p.kind, p.id, p.data, p.stat, p.size = 0, 0, p.data[:0], nil, data.Len()
+	if len(data) > 1 {
+		if ok, err := p.split(data); ok || err != nil {
+			return err
+		}
+	}
+	p.bufs = append(p.bufs, data.MaterializeToBuffer(mem.NopBufferPool{}))
+	content, err := p.parse(p.bufs[0].ReadOnlyData())
+	if len(content) > 0 {
+		p.data = append(p.data, piece{content, p.bufs[0]})
+	}
+	return err
+}
+
+// split decodes a packet that ends with content, if its other fields are all in the first
+// buffer. If it is of another form split reports false.
+func (p *packet) split(data mem.BufferSlice) (bool, error) {
+	first := data[0].ReadOnlyData()
+	rest := first
+	for len(rest) > 0 {
+		num, typ, n := protowire.ConsumeTag(rest)
+		if n < 0 {
+			return false, nil
+		}
+		if num == 4 && typ == protowire.BytesType {
+			size, w := protowire.ConsumeVarint(rest[n:])
+			start := len(first) - len(rest) + n + w
+			if w < 0 || size != uint64(p.size-start) {
+				return false, nil
+			}
+			if _, err := p.parse(first[:start-n-w]); err != nil {
+				return false, err
+			}
+			for i, b := range data {
+				b.Ref()
+				p.bufs = append(p.bufs, b)
+				content := b.ReadOnlyData()
+				if i == 0 {
+					content = content[start:]
+				}
+				if len(content) > 0 {
+					p.data = append(p.data, piece{content, b})
+				}
+			}
+			return true, nil
+		}
+		m := protowire.ConsumeFieldValue(num, typ, rest[n:])
+		if m < 0 {
+			return false, nil
+		}
+		rest = rest[n+m:]
+	}
+	return false, nil
 }
 
 func (p *packet) free() {
-	if p.buf != nil {
-		p.buf.Free()
-		p.buf = nil
+	for _, b := range p.bufs {
+		b.Free()
 	}
+	p.bufs = p.bufs[:0]
 }
 
-// keep hands the buffer that data points into over to the caller, who frees it.
-func (p *packet) keep() (data []byte, buf mem.Buffer) {
-	buf, p.buf = p.buf, nil
-	return p.data, buf
+// text returns the content as a string.
+func (p *packet) text() string {
+	var b []byte
+	for _, d := range p.data {
+		b = append(b, d.data...)
+	}
+	return string(b)
 }
 
-// size is what the packet took on the wire.
-func (p *packet) size() int { return len(p.buf.ReadOnlyData()) }
+// keep hands the buffers of data over to the caller, who frees them.
+func (p *packet) keep() []piece {
+	for _, b := range p.bufs {
+		held := false
+		for _, d := range p.data {
+			held = held || d.buf == b
+		}
+		if !held {
+			b.Free()
+		}
+	}
+	p.bufs = p.bufs[:0]
+	return p.data
+}
 
-func (p *packet) parse(b []byte) error {
-	p.kind, p.id, p.data, p.stat = 0, 0, nil, nil
-	return fields(b, func(num protowire.Number, v uint64, raw []byte) error {
+// parse decodes all but the content, which it returns.
+func (p *packet) parse(b []byte) (content []byte, err error) {
+	err = fields(b, func(num protowire.Number, v uint64, raw []byte) error {
 		switch num {
 		case 1:
 			p.kind = types.Packet_PacketType(v)
@@ -68,10 +143,11 @@ func (p *packet) parse(b []byte) error {
 		case 3:
 			p.id = uint32(v)
 		case 4:
-			p.data = raw
+			content = raw
 		}
 		return nil
 	})
+	return content, err
 }
 
 func (s *stat) parse(b []byte) error {

@@ -71,6 +71,9 @@ func (s *Source) Sync(ctx context.Context, g session.Group, req Request, log *pr
 	if len(req.Name) > maxPath {
 		return nil, errors.New("the name of a local directory is too long")
 	}
+	if req.MetadataOnly {
+		return nil, errors.New("not implemented: local sources that transfer metadata only")
+	}
 	var tree *Tree
 	sync := func(ctx context.Context, c session.Caller) (err error) {
 		tree, err = s.sync(ctx, c, req, log)
@@ -104,7 +107,7 @@ func (s *Source) explain(req Request, err error) error {
 // sync receives the directory from one session.
 func (s *Source) sync(ctx context.Context, c session.Caller, req Request, log *progress.Log) (*Tree, error) {
 	owner := c.SharedKey() + "\n" + req.SharedKeyHint + "\n" + req.Name
-	patterns, err := json.Marshal([]any{req.Include, req.Exclude, req.FollowPaths, req.MetadataOnly, req.MetadataOnlyExcept})
+	patterns, err := json.Marshal([]any{req.Include, req.Exclude, req.FollowPaths})
 	if err != nil {
 		return nil, err
 	}

@@ -27,7 +27,6 @@ type Stream interface {
 // options says how to transfer.
 type options struct {
 	distrust bool                                  // ask for every file, whatever the client says about it
-	want     func(path string, dir bool) bool      // nil: everything; else what to keep
 	progress func(bytes int64)                     // called often; may be nil
 	warn     func(path, reason string)             // something was left out; may be nil
 	donors   []*Tree                               // other trees of the same client to link files from
@@ -174,7 +173,7 @@ func (t *transfer) receive(stream Stream) error {
 			}
 			return err
 		}
-		t.received += int64(p.size())
+		t.received += int64(p.size)
 		if t.o.progress != nil {
 			t.o.progress(t.received)
 		}
@@ -182,7 +181,7 @@ func (t *transfer) receive(stream Stream) error {
 		switch {
 		case ended: // nothing that matters can follow
 		case p.kind == types.PACKET_ERR:
-			err = fmt.Errorf("the client could not send its files: %.1000s", strings.ToValidUTF8(string(p.data), "?"))
+			err = fmt.Errorf("the client could not send its files: %.1000s", strings.ToValidUTF8(p.text(), "?"))
 		case p.kind == types.PACKET_STAT && listed:
 			err = errors.New("client sent a file after the end of its list")
 		case p.kind == types.PACKET_STAT && p.stat == nil:
@@ -211,14 +210,26 @@ func (t *transfer) data(p *packet) error {
 	if !ok {
 		return fmt.Errorf("client sent content of file %d, which was not asked for", p.id)
 	}
-	c := chunk{f: f}
 	if len(p.data) == 0 {
 		delete(t.files, p.id)
-	} else {
-		c.data, c.buf = p.keep()
+		return t.send(chunk{f: f})
 	}
+	pieces := p.keep()
+	for i, d := range pieces {
+		if err := t.send(chunk{f, d.data, d.buf}); err != nil {
+			for _, d := range pieces[i+1:] {
+				d.buf.Free()
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// send hands a chunk to the worker of its file.
+func (t *transfer) send(c chunk) error {
 	select {
-	case t.workers[int(f.id)%len(t.workers)].in <- c:
+	case t.workers[int(c.f.id)%len(t.workers)].in <- c:
 		return nil
 	case <-t.ctx.Done():
 		c.free()
@@ -242,9 +253,6 @@ func (t *transfer) list(s *stat) error {
 	}
 	if e.kind == 0 {
 		t.warn(e.path, "it is a device, socket or pipe")
-		return nil
-	}
-	if t.o.want != nil && !t.o.want(e.path, e.kind == kindDir) {
 		return nil
 	}
 	if err := t.pass(e.path); err != nil {

@@ -56,6 +56,15 @@ func copyAction(ctx context.Context, d *Dest, a *pb.FileActionCopy, o Options) e
 	if err != nil {
 		return err
 	}
+	for _, required := range a.RequiredPaths {
+		_, err := treehash.Match(ctx, c.src, treehash.Part{Path: required})
+		if errors.Is(err, fs.ErrNotExist) {
+			return &NotFoundError{Path: "/" + clean(required)}
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if !a.CreateDestPath {
 		p, err := d.resolve(clean(a.Dest))
 		if err != nil {
@@ -112,7 +121,7 @@ func (c *copier) parse() error {
 func (c *copier) parents() (fs.FileMode, attr) {
 	m := fs.FileMode(defaultDirMode)
 	if c.mode != nil {
-		m = *c.mode
+		m = c.mode.Perm()
 	}
 	return m, attr{owner: c.owner, time: c.time}
 }
@@ -131,35 +140,35 @@ func (c *copier) root(name string) error {
 		return err
 	}
 	isDir := fs.FileMode(st.Mode).IsDir()
-	target, err := c.target(name, isDir)
+	target, takes, err := c.target(name, isDir)
 	if err != nil {
 		return err
 	}
 	if !isDir {
 		return c.entry(from, st, target)
 	}
-	_, err = c.dir(from, "", st, target, false, patternmatcher.MatchInfo{}, patternmatcher.MatchInfo{})
+	_, err = c.dir(from, "", st, target, takes, patternmatcher.MatchInfo{}, patternmatcher.MatchInfo{})
 	return err
 }
 
 // target is where a match of the source goes, its parent made. A destination that ends
 // with a slash or is a directory takes the source into it, unless it is a directory whose
 // content is meant.
-func (c *copier) target(name string, isDir bool) (string, error) {
+func (c *copier) target(name string, isDir bool) (string, takes, error) {
 	dest := clean(c.a.Dest)
 	perm, at := c.parents()
 	if strings.HasSuffix(c.a.Dest, "/") || c.a.Dest == "." || strings.HasSuffix(c.a.Dest, "/.") {
 		if _, err := c.d.mkdirAll(dest, perm, at); err != nil {
-			return "", err
+			return "", 0, err
 		}
 	}
 	resolved, err := c.d.resolve(dest)
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	st, err := c.d.Lstat(resolved)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
+		return "", 0, err
 	}
 	exists := err == nil
 	into := exists && fs.FileMode(st.Mode).IsDir()
@@ -168,62 +177,95 @@ func (c *copier) target(name string, isDir bool) (string, error) {
 	case isDir && exists, !isDir && into:
 		resolved = path.Join(resolved, path.Base("/"+name))
 	}
-	if err := c.d.mkdirs(parent(resolved), perm, at); err != nil {
-		return "", err
+	if isDir && c.a.DirCopyContents && !exists {
+		// A directory made for contents is not a copy of the one they come from.
+		return resolved, takesTime, c.d.mkdirs(resolved, perm, at)
 	}
-	return resolved, nil
+	return resolved, takesNothing, c.d.mkdirs(parent(resolved), perm, at)
 }
 
-// dir copies the directory from to target, of which overwrite says whether an existing
-// one takes the metadata of from. It reports whether the directory is there now; with
-// patterns it is made only when something is put into it.
-func (c *copier) dir(from, rel string, st *fstypes.Stat, target string, overwrite bool, inc, exc patternmatcher.MatchInfo) (bool, error) {
+// takes says what a directory that is there already takes from the one copied onto it.
+type takes int
+
+const (
+	takesNothing takes = iota // the destination of a copy
+	takesTime                 // the same, made a moment ago and empty
+	takesMode                 // what the patterns do not admit, on the way to what they do
+	takesAll
+)
+
+// dir copies the directory from to target. It reports whether the directory is there now.
+func (c *copier) dir(from, rel string, st *fstypes.Stat, target string, takes takes, inc, exc patternmatcher.MatchInfo) (bool, error) {
 	made, fresh := false, false
+	vacant := false // nothing is in the way of what comes into it
+	var kept time.Time
 	ensure := func() error {
 		if made {
 			return nil
 		}
 		made = true
+		if takes == takesTime {
+			vacant = true
+			return nil
+		}
 		old, err := c.d.Lstat(target)
 		switch {
 		case err == nil && fs.FileMode(old.Mode).IsDir():
 			if err := c.d.copyUp(target); err != nil {
 				return err
 			}
-			if overwrite {
-				return c.stat(c.d.host(target), st)
+			if err := c.take(target, st, takes); err != nil {
+				return err
 			}
-			return nil
+			vacant, kept, err = c.d.vacant(target)
+			return err
 		case err == nil && !c.a.AlwaysReplaceExistingDestPaths:
 			return fmt.Errorf("cannot copy a directory to /%s, which is not one", target)
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return err
 		}
-		fresh = true
+		fresh, vacant = true, true
 		return c.d.mkdir(target, 0o700, attr{})
 	}
-	if rel == "" || c.include == nil {
-		if err := ensure(); err != nil {
-			return false, err
-		}
+	if err := ensure(); err != nil {
+		return false, err
 	}
 	names, err := c.src.ReadDir(from)
 	if err != nil {
 		return false, err
 	}
 	for _, n := range names {
-		if err := c.child(path.Join(from, n), path.Join(rel, n), path.Join(target, n), ensure, func() bool { return fresh }, inc, exc); err != nil {
+		if err := c.child(path.Join(from, n), path.Join(rel, n), path.Join(target, n), ensure, func() bool { return vacant }, inc, exc); err != nil {
 			return false, err
 		}
 	}
-	if fresh {
+	switch {
+	case takes == takesTime && c.time != nil:
+		return true, setTime(c.d.host(target), *c.time)
+	case takes == takesTime:
+		return true, setTime(c.d.host(target), time.Unix(0, st.ModTime))
+	case fresh:
 		return true, c.stat(c.d.host(target), st)
+	case vacant:
+		return true, setTime(c.d.host(target), kept)
 	}
 	return made, nil
 }
 
+// take gives the directory target, which is there already, what it takes from the source.
+func (c *copier) take(target string, st *fstypes.Stat, takes takes) error {
+	host := c.d.host(target)
+	switch takes {
+	case takesMode:
+		return chmod(host, fs.FileMode(st.Mode)&^fs.ModeType)
+	case takesAll:
+		return c.stat(host, st)
+	}
+	return nil
+}
+
 // child copies one entry of a directory if the patterns admit it.
-func (c *copier) child(from, rel, target string, ensure func() error, fresh func() bool, inc, exc patternmatcher.MatchInfo) error {
+func (c *copier) child(from, rel, target string, ensure func() error, vacant func() bool, inc, exc patternmatcher.MatchInfo) error {
 	if c.ctx.Err() != nil {
 		return context.Cause(c.ctx)
 	}
@@ -255,7 +297,7 @@ func (c *copier) child(from, rel, target string, ensure func() error, fresh func
 	if err := ensure(); err != nil {
 		return err
 	}
-	if fresh() {
+	if vacant() {
 		return c.create(from, st, c.d.host(target))
 	}
 	return c.entry(from, st, target)
@@ -268,16 +310,7 @@ func (c *copier) subdir(from, rel string, st *fstypes.Stat, target string, admit
 		if err := ensure(); err != nil {
 			return err
 		}
-		_, err := c.dir(from, rel, st, target, true, inc, exc)
-		if err == nil && c.include != nil {
-			// An admitted directory is there even if it is empty.
-			_, err = c.d.Lstat(target)
-			if errors.Is(err, fs.ErrNotExist) {
-				if err = c.d.mkdir(target, 0o700, attr{}); err == nil {
-					err = c.stat(c.d.host(target), st)
-				}
-			}
-		}
+		_, err := c.dir(from, rel, st, target, takesAll, inc, exc)
 		return err
 	}
 	any, err := c.anything(from, rel, inc, exc)
@@ -287,7 +320,7 @@ func (c *copier) subdir(from, rel string, st *fstypes.Stat, target string, admit
 	if err := ensure(); err != nil {
 		return err
 	}
-	_, err = c.dir(from, rel, st, target, true, inc, exc)
+	_, err = c.dir(from, rel, st, target, takesMode, inc, exc)
 	return err
 }
 

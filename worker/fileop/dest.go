@@ -225,6 +225,47 @@ func (d *Dest) copyUp(p string) error {
 	})
 }
 
+// copyUpFile makes sure that p, resolved and a regular file of the combined tree, is in
+// upper.
+func (d *Dest) copyUpFile(p string) error {
+	fi, err := os.Lstat(d.host(p))
+	if err == nil && fi.Mode().IsRegular() {
+		return nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	st, err := d.Lstat(p)
+	if err != nil {
+		return err
+	}
+	if !fs.FileMode(st.Mode).IsRegular() {
+		return fmt.Errorf("/%s: not a regular file", p)
+	}
+	if err := d.copyUp(parent(p)); err != nil {
+		return err
+	}
+	return d.keepTime(parent(p), func() error {
+		in, err := d.lower.Open(p)
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		out, err := os.OpenFile(d.host(p), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		defer out.Close()
+		if _, err := io.Copy(out, in); err != nil {
+			return fmt.Errorf("copy /%s: %w", p, err)
+		}
+		if err := out.Close(); err != nil {
+			return err
+		}
+		return setStat(d.host(p), st)
+	})
+}
+
 // keepTime runs fn, which changes what is in the directory p of upper, and restores its
 // modification time.
 func (d *Dest) keepTime(p string, fn func() error) error {
@@ -358,6 +399,24 @@ func (d *Dest) place(p string, replace bool, create func(host string) error) err
 	})
 }
 
+// vacant reports whether the directory p, which is in upper, is empty in every layer, so
+// that nothing has to be looked for before something is put into it, and its time.
+func (d *Dest) vacant(p string) (bool, time.Time, error) {
+	entries, err := os.ReadDir(d.host(p))
+	if err != nil || len(entries) > 0 {
+		return false, time.Time{}, err
+	}
+	names, err := d.ReadDir(p)
+	if err != nil || len(names) > 0 {
+		return false, time.Time{}, err
+	}
+	fi, err := os.Lstat(d.host(p))
+	if err != nil {
+		return false, time.Time{}, err
+	}
+	return true, fi.ModTime(), nil
+}
+
 // remove makes p, resolved but for its last element, not exist.
 func (d *Dest) remove(p string) error {
 	if p == "" {
@@ -427,7 +486,8 @@ func setTime(host string, t time.Time) error {
 // setStat gives host the owner, mode, xattrs and time of st.
 func setStat(host string, st *fstypes.Stat) error {
 	mode := fs.FileMode(st.Mode)
-	if st.Uid != 0 || st.Gid != 0 {
+	// What was just made is root's already; a directory may be one that was there.
+	if st.Uid != 0 || st.Gid != 0 || mode.IsDir() {
 		if err := os.Lchown(host, int(st.Uid), int(st.Gid)); err != nil {
 			return err
 		}

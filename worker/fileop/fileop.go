@@ -118,10 +118,10 @@ func mkdir(d *Dest, a *pb.FileActionMkDir, o Options) error {
 	at := attr{owner: o.Owner, time: timestamp(a.Timestamp)}
 	st, err := d.Lstat(p)
 	switch {
-	case err == nil && a.MakeParents && fs.FileMode(st.Mode).IsDir():
-		return nil
+	case err == nil && a.MakeParents && !fs.FileMode(st.Mode).IsDir():
+		return fmt.Errorf("/%s: not a directory", p)
 	case err == nil:
-		return fmt.Errorf("/%s: exists already", p)
+		return nil // what is there stays as it is
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
@@ -139,12 +139,15 @@ func rm(ctx context.Context, d *Dest, a *pb.FileActionRm) error {
 	if a.AllowWildcard {
 		var err error
 		names, err = treehash.Match(ctx, resolver{d}, treehash.Part{Path: a.Path, Wildcard: true, AllowNoMatch: true})
+		if errors.Is(err, fs.ErrNotExist) {
+			if a.AllowNotFound {
+				return nil
+			}
+			return &NotFoundError{Path: "/" + clean(a.Path)}
+		}
 		if err != nil {
 			return err
 		}
-	}
-	if len(names) == 0 && !a.AllowNotFound {
-		return &NotFoundError{Path: "/" + clean(a.Path)}
 	}
 	for _, n := range names {
 		p, err := treehash.Resolve(resolver{d}, n, false)
@@ -174,6 +177,11 @@ func symlink(d *Dest, a *pb.FileActionSymlink, o Options) error {
 		return err
 	}
 	if err := d.needParent(p); err != nil {
+		return err
+	}
+	if _, err := d.Lstat(p); err == nil {
+		return fmt.Errorf("/%s: exists already", p)
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	at := attr{owner: o.Owner, time: timestamp(a.Timestamp)}

@@ -183,6 +183,12 @@ func (c *copier) extractEntry(r io.Reader, h *tar.Header, dir, p string, st *fst
 		if err != nil {
 			return err
 		}
+		if target == p {
+			return nil
+		}
+		if err := c.d.copyUpFile(target); err != nil {
+			return err
+		}
 		return c.d.place(p, true, func(host string) error { return os.Link(c.d.host(target), host) })
 	case tar.TypeSymlink:
 		return c.d.place(p, true, func(host string) error {

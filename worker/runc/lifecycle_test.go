@@ -101,8 +101,8 @@ func leftovers(t *testing.T, root string) []string {
 	cgroups, err := filepath.Glob("/sys/fs/cgroup/*/dbuild-*/test-" + strconv.Itoa(os.Getpid()) + "-*")
 	must(t, err)
 	list = append(list, cgroups...)
-	for _, dir := range []string{"containers", "steps", "runtime"} {
-		files, err := filepath.Glob(filepath.Join(root, dir, "*"))
+	for _, pattern := range []string{root + "/containers/*", root + "/steps/*", root + "/runtime/*"} {
+		files, err := filepath.Glob(pattern)
 		must(t, err)
 		list = append(list, files...)
 	}

@@ -28,7 +28,8 @@ var errNoSeccomp = errors.New("built without seccomp support (build tag seccomp)
 
 // linked is the runtime that is part of this program.
 type linked struct {
-	e *Executor
+	e     *Executor
+	state string // directory for a launcher that cannot keep its state in memory
 
 	mu     sync.Mutex
 	client *launcher.Client // under mu; nil until first needed, replaced when it died
@@ -39,7 +40,7 @@ func newLinked(e *Executor) (*linked, error) {
 	if _, err := fs.Stat(initProgram, initProgramName); err != nil && launcher.SeccompVersion() == "" && !e.config.AllowNoSeccomp {
 		return nil, errNoSeccomp
 	}
-	return &linked{e: e}, nil
+	return &linked{e: e, state: filepath.Join(e.config.Root, "containers")}, nil
 }
 
 // program returns the launcher's program in a sealed file, nil if it is not built in.
@@ -94,7 +95,7 @@ func (l *linked) run(ctx context.Context, c *container) error {
 	stopWatch := l.watch(ctx, c)
 	defer stopWatch()
 	req := &launcher.Request{
-		ID: c.id, StateDir: l.stateDir(), Spec: c.spec, Seccomp: c.seccomp, Rootless: l.e.rootless,
+		ID: c.id, StateDir: l.state, Spec: c.spec, Seccomp: c.seccomp, Rootless: l.e.rootless,
 	}
 	if client.Hello.Seccomp == "" {
 		req.Seccomp = ""
@@ -104,7 +105,7 @@ func (l *linked) run(ctx context.Context, c *container) error {
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 		defer cancel()
 		return errors.Join(err, l.e.cgroups.killStep(cleanup, c.spec.Linux.CgroupsPath),
-			os.RemoveAll(filepath.Join(l.stateDir(), c.id)))
+			os.RemoveAll(filepath.Join(l.state, c.id)))
 	}
 	if err != nil {
 		return err
@@ -146,8 +147,6 @@ func (l *linked) watch(ctx context.Context, c *container) func() {
 	}
 }
 
-func (l *linked) stateDir() string { return filepath.Join(l.e.config.Root, "containers") }
-
 func (l *linked) name() string {
 	client, err := l.get()
 	if err != nil {
@@ -160,7 +159,8 @@ func (l *linked) warm() {
 	_, _ = l.get() // the first run reports what is wrong
 }
 
-// sweep has nothing to do: a container's state is in files, which go with the executor's.
+// sweep has nothing to do: a container's state is in files, if anywhere, which go with the
+// executor's.
 func (l *linked) sweep(context.Context) error { return nil }
 
 func (l *linked) close() {

@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/moby/buildkit/frontend/dockerfile/command"
 )
 
 // parsers maps a keyword in lower case to what makes the typed instruction.
@@ -16,24 +14,24 @@ var parsers map[string]func(*request) (Instruction, error)
 
 func init() { // not a literal: ONBUILD looks at the table
 	parsers = map[string]func(*request) (Instruction, error){
-		command.Add:         parseAdd,
-		command.Arg:         parseArg,
-		command.Cmd:         parseCmd,
-		command.Copy:        parseCopy,
-		command.Entrypoint:  parseEntrypoint,
-		command.Env:         parseEnv,
-		command.Expose:      parseExpose,
-		command.From:        parseFrom,
-		command.Healthcheck: parseHealthcheck,
-		command.Label:       parseLabel,
-		command.Maintainer:  parseMaintainer,
-		command.Onbuild:     parseOnBuild,
-		command.Run:         parseRun,
-		command.Shell:       parseShell,
-		command.StopSignal:  parseStopSignal,
-		command.User:        parseUser,
-		command.Volume:      parseVolume,
-		command.Workdir:     parseWorkdir,
+		"add":         parseAdd,
+		"arg":         parseArg,
+		"cmd":         parseCmd,
+		"copy":        parseCopy,
+		"entrypoint":  parseEntrypoint,
+		"env":         parseEnv,
+		"expose":      parseExpose,
+		"from":        parseFrom,
+		"healthcheck": parseHealthcheck,
+		"label":       parseLabel,
+		"maintainer":  parseMaintainer,
+		"onbuild":     parseOnBuild,
+		"run":         parseRun,
+		"shell":       parseShell,
+		"stopsignal":  parseStopSignal,
+		"user":        parseUser,
+		"volume":      parseVolume,
+		"workdir":     parseWorkdir,
 	}
 }
 
@@ -153,7 +151,7 @@ func parseOnBuild(r *request) (Instruction, error) {
 		return nil, err
 	}
 	switch name := strings.ToLower(r.args[0]); name {
-	case command.Onbuild, command.From, command.Maintainer:
+	case "onbuild", "from", "maintainer":
 		return nil, fmt.Errorf("%s isn't allowed as an ONBUILD trigger", strings.ToUpper(name))
 	default:
 		if _, ok := parsers[name]; !ok {

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/moby/buildkit/frontend/dockerfile/command"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 )
 
@@ -67,7 +66,7 @@ func ParseTrigger(text string, ranges []parser.Range) (Instruction, error) {
 	}
 	n := res.AST.Children[0]
 	switch strings.ToLower(n.Value) {
-	case command.From, command.Onbuild, command.Maintainer:
+	case "from", "onbuild", "maintainer":
 		return nil, parser.WithLocation(fmt.Errorf("%s is not allowed as an ONBUILD trigger", strings.ToUpper(n.Value)), ranges)
 	}
 	in, err := fromNode(n, res.EscapeToken)

@@ -166,7 +166,9 @@ func checks(ctx context.Context, g gateway.Client, attrs map[string]string) ([]b
 	var answer struct {
 		Warnings []struct {
 			RuleName string
-			Location struct{ Ranges []struct{ Start struct{ Line int } } }
+			Location struct {
+				Ranges []struct{ Start struct{ Line int } }
+			}
 		}
 		BuildError any
 	}

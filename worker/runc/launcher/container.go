@@ -48,7 +48,7 @@ func (s *server) runContainer(req *Request, stdio [3]*os.File, cancel <-chan str
 	if err != nil {
 		return 0, false, nil, err
 	}
-	c, err := libcontainer.Create(req.StateDir, req.ID, config)
+	c, err := libcontainer.Create(s.stateDir(req), req.ID, config)
 	if err != nil {
 		return 0, false, nil, err
 	}

@@ -6,8 +6,10 @@ import (
 
 // A Request asks for one container.
 type Request struct {
-	ID       string      // names the container; [A-Za-z0-9_.+-]
-	StateDir string      // directory in which the container's state is kept while it lives
+	ID string // names the container; [A-Za-z0-9_.+-]
+	// StateDir is a directory for what is known of the container while it lives. It is used
+	// only if the launcher cannot keep that in memory.
+	StateDir string
 	Spec     *specs.Spec // what to run, without seccomp rules
 
 	// Seccomp is the profile, as for [Profile]; none if empty.

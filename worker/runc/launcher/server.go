@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"sync"
 
 	"github.com/sirupsen/logrus"
@@ -18,6 +19,7 @@ import (
 // A server is the launcher's side.
 type server struct {
 	filters filters
+	state   *os.File       // directory in memory for the containers' state, nil if there can be none
 	running sync.WaitGroup // containers
 }
 
@@ -49,6 +51,7 @@ func serveControl() int {
 	}
 
 	s := new(server)
+	s.state, _ = memoryDir() // else it is kept where the requests say
 	defer s.running.Wait()
 	for {
 		files, err := receiveFiles(control)
@@ -162,4 +165,34 @@ func runcVersion() string {
 		}
 	}
 	return "unknown"
+}
+
+// memoryDir returns the root of a file system in memory that is mounted nowhere and ends
+// with this process. libcontainer writes and removes some files for each container, which
+// on a disk costs more than making the container's cgroups.
+func memoryDir() (*os.File, error) {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigSetString(fs, "mode", "700"); err != nil {
+		return nil, err
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "state"), nil
+}
+
+// stateDir is the directory for the state of a container.
+func (s *server) stateDir(req *Request) string {
+	if s.state == nil {
+		return req.StateDir
+	}
+	return "/proc/self/fd/" + strconv.Itoa(int(s.state.Fd()))
 }
