@@ -60,7 +60,6 @@ func (w *Worker) vertex(v *llb.Vertex, loaded map[*llb.Vertex]*solver.Vertex, op
 	}
 	out.Def = plainDef(v.Digest)
 	if src := v.Op.GetSource(); src != nil && strings.HasPrefix(src.Identifier, "local://") && src.Attrs[pb.AttrLocalSessionID] == "" {
-		scoped = true
 		out.Def = hash("scope", out.Def[:], []byte(opt.Scope))
 	} else if scoped {
 		// The def must name, recursively, what is read.

@@ -63,25 +63,39 @@ func (p *peer) stop() {
 	_ = p.daemon.Wait()
 }
 
-// cpu is the time spent so far by the daemon with its children, and by clients.
+// cpu is the time spent so far by clients, and by the daemon with all its descendants.
 func (p *peer) cpu() time.Duration {
-	return p.spent + processCPU(p.daemon.Process.Pid)
+	return p.spent + treeCPU(p.daemon.Process.Pid)
 }
 
-// processCPU reads user and system time of a process and of its children that ended.
-func processCPU(pid int) time.Duration {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
+// treeCPU adds up user and system time of a process, of those that descend from it, and
+// of their children that have ended.
+func treeCPU(root int) time.Duration {
+	children := map[int][]int{}
+	spent := map[int]time.Duration{}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, f := range stats {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue // it has ended
+		}
+		_, rest, _ := strings.Cut(string(b), ") ")
+		field := strings.Fields(rest)
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		parent, _ := strconv.Atoi(field[1])
+		children[parent] = append(children[parent], pid)
+		for _, i := range []int{11, 12, 13, 14} { // utime, stime, cutime, cstime
+			ticks, _ := strconv.ParseInt(field[i], 10, 64)
+			spent[pid] += time.Duration(ticks) * 10 * time.Millisecond
+		}
 	}
-	_, rest, _ := strings.Cut(string(b), ") ")
-	f := strings.Fields(rest)
-	var ticks int64
-	for _, i := range []int{11, 12, 13, 14} { // utime, stime, cutime, cstime
-		n, _ := strconv.ParseInt(f[i], 10, 64)
-		ticks += n
+	total := time.Duration(0)
+	for todo := []int{root}; len(todo) > 0; {
+		pid := todo[0]
+		todo = append(todo[1:], children[pid]...)
+		total += spent[pid]
 	}
-	return time.Duration(ticks) * 10 * time.Millisecond
+	return total
 }
 
 func (p *peer) exec(stdin []byte, args ...string) error {

@@ -17,7 +17,7 @@ const StatXattr = "dbuild.stat"
 const racy = 25 * time.Millisecond
 
 // ClientStat returns the value of StatXattr for a file: device, inode, change time and
-// size. It returns nil for a file that was changed so shortly before now that another
+// size. Now must have been read before fi was. It returns nil for a file that was changed so shortly before now that another
 // change might not show, and for what is not a regular file.
 func ClientStat(fi fs.FileInfo, now time.Time) []byte {
 	st, ok := fi.Sys().(*syscall.Stat_t)

@@ -116,16 +116,10 @@ func (p *packet) text() string {
 
 // keep hands the buffers of data over to the caller, who frees them.
 func (p *packet) keep() []piece {
-	for _, b := range p.bufs {
-		held := false
-		for _, d := range p.data {
-			held = held || d.buf == b
-		}
-		if !held {
-			b.Free()
-		}
+	for _, d := range p.data {
+		d.buf.Ref()
 	}
-	p.bufs = p.bufs[:0]
+	p.free()
 	return p.data
 }
 

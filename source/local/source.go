@@ -31,13 +31,23 @@ type Config struct {
 type Source struct {
 	cfg Config
 
-	mu   sync.Mutex
-	live map[string]map[*Tree]struct{} // trees in use, by client and directory
+	mu    sync.Mutex
+	dirs  map[string]*siblings // by client and directory
+	clock int64                // counts uses
 }
+
+// siblings are what is kept of one directory of a client, for different patterns.
+type siblings struct {
+	live map[*Tree]string // in use, with their keys
+	last map[string]int64 // keys used lately, with the time on the clock
+}
+
+// maxSiblings bounds the keys remembered for one directory.
+const maxSiblings = 8
 
 // New returns a Source.
 func New(cfg Config) *Source {
-	return &Source{cfg: cfg, live: map[string]map[*Tree]struct{}{}}
+	return &Source{cfg: cfg, dirs: map[string]*siblings{}}
 }
 
 // A Differ says how to tell whether a file must be sent again.
@@ -75,21 +85,21 @@ func (s *Source) Sync(ctx context.Context, g session.Group, req Request, log *pr
 		return nil, errors.New("not implemented: local sources that transfer metadata only")
 	}
 	var tree *Tree
-	sync := func(ctx context.Context, c session.Caller) (err error) {
+	do := func(ctx context.Context, c session.Caller) (err error) {
 		tree, err = s.sync(ctx, c, req, log)
 		return err
 	}
 	if req.SessionID != "" {
 		c, err := s.cfg.Sessions.Get(ctx, req.SessionID)
 		if err == nil {
-			err = s.cfg.Sessions.With(ctx, c, func(ctx context.Context) error { return sync(ctx, c) })
+			err = s.cfg.Sessions.With(ctx, c, func(ctx context.Context) error { return do(ctx, c) })
 		}
 		if err == nil || ctx.Err() != nil || !errors.Is(err, session.ErrNoSession) && status.Code(err) != codes.NotFound {
 			return tree, s.explain(req, err)
 		}
 	}
 	err := s.cfg.Sessions.Any(ctx, g, func(ctx context.Context, _ string, c session.Caller) error {
-		return sync(ctx, c)
+		return do(ctx, c)
 	})
 	return tree, s.explain(req, err)
 }
@@ -111,14 +121,16 @@ func (s *Source) sync(ctx context.Context, c session.Caller, req Request, log *p
 	if err != nil {
 		return nil, err
 	}
-	key := sha256.Sum256(append([]byte(owner+"\n"), patterns...))
-	dir, err := s.cfg.Store.OpenDir(ctx, hex.EncodeToString(key[:]),
-		snapshot.Desc{Type: snapshot.TypeLocal, Description: "local source for " + req.Name},
-		snapshot.Private, nil, snapshot.Access{Log: log})
+	sum := sha256.Sum256(append([]byte(owner+"\n"), patterns...))
+	key := hex.EncodeToString(sum[:])
+	dir, err := s.openDir(ctx, key, req, log)
 	if err != nil {
 		return nil, err
 	}
 	donors := s.donors(owner)
+	if dir.Fresh && len(donors) == 0 {
+		donors = s.idle(ctx, owner, key, req, log)
+	}
 	defer func() {
 		for _, d := range donors {
 			d.Release()
@@ -149,13 +161,14 @@ func (s *Source) sync(ctx context.Context, c session.Caller, req Request, log *p
 		s.forget(owner, t)
 		_ = dir.Close() // nothing is lost: the index is on disk
 	})
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.live[owner] == nil {
-		s.live[owner] = map[*Tree]struct{}{}
-	}
-	s.live[owner][t] = struct{}{}
+	s.remember(owner, key, t)
 	return t, nil
+}
+
+func (s *Source) openDir(ctx context.Context, key string, req Request, log *progress.Log) (*snapshot.Dir, error) {
+	return s.cfg.Store.OpenDir(ctx, key,
+		snapshot.Desc{Type: snapshot.TypeLocal, Description: "local source for " + req.Name},
+		snapshot.Private, nil, snapshot.Access{Log: log})
 }
 
 // donors returns the trees in use that hold the same directory, retained.
@@ -163,21 +176,69 @@ func (s *Source) donors(owner string) []*Tree {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []*Tree
-	for t := range s.live[owner] {
-		if t.tryRetain() {
-			list = append(list, t)
+	if d := s.dirs[owner]; d != nil {
+		for t := range d.live {
+			if t.tryRetain() {
+				list = append(list, t)
+			}
 		}
 	}
 	return list
 }
 
+// idle returns the tree used last that holds the same directory with other patterns.
+func (s *Source) idle(ctx context.Context, owner, not string, req Request, log *progress.Log) []*Tree {
+	s.mu.Lock()
+	key, last := "", int64(-1)
+	if d := s.dirs[owner]; d != nil {
+		for k, used := range d.last {
+			if k != not && used > last {
+				key, last = k, used
+			}
+		}
+	}
+	s.mu.Unlock()
+	if key == "" {
+		return nil
+	}
+	dir, err := s.openDir(ctx, key, req, log)
+	if err != nil {
+		return nil // it would only have saved work
+	}
+	x, sure, err := loadIndex(dir.Path)
+	if err != nil || !sure {
+		dir.Close()
+		return nil
+	}
+	return []*Tree{newTree(x, filepath.Join(dir.Path, "tree"), func() { dir.Close() })}
+}
+
+func (s *Source) remember(owner, key string, t *Tree) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.dirs[owner]
+	if d == nil {
+		d = &siblings{live: map[*Tree]string{}, last: map[string]int64{}}
+		s.dirs[owner] = d
+	}
+	d.live[t] = key
+	s.clock++
+	d.last[key] = s.clock
+	if len(d.last) > maxSiblings {
+		oldest := key
+		for k, used := range d.last {
+			if used < d.last[oldest] {
+				oldest = k
+			}
+		}
+		delete(d.last, oldest)
+	}
+}
+
 func (s *Source) forget(owner string, t *Tree) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.live[owner], t)
-	if len(s.live[owner]) == 0 {
-		delete(s.live, owner)
-	}
+	delete(s.dirs[owner].live, t)
 }
 
 // wipe gives back the space of a directory whose transfer filled the disk.

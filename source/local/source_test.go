@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -192,9 +193,40 @@ func TestTreesInUseDoNotChange(t *testing.T) {
 	for _, tree := range trees {
 		tree.Release()
 	}
-	if len(w.src.live) != 0 {
-		t.Error("released trees are remembered")
+	for _, d := range w.src.dirs {
+		if len(d.live) != 0 {
+			t.Error("released trees are remembered")
+		}
 	}
+}
+
+// With other patterns the files that are here already are not sent again.
+func TestOtherPatterns(t *testing.T) {
+	w, m := newWorld(t), newMirror(t)
+	m.fill()
+	src := &opens{FS: m.fs()}
+	s := w.join("node", map[string]fsutil.FS{"context": src})
+	w.sync(s, Request{Name: "context"}).Release()
+	n := src.n.Load()
+	tree := w.sync(s, Request{Name: "context", FollowPaths: []string{"a", "big"}})
+	defer tree.Release()
+	if got := read(t, tree); got["a/b/c.txt"] != "gamma" || len(got["big"]) != 3<<20 {
+		t.Errorf("got %q", got)
+	}
+	if src.n.Load() != n {
+		t.Errorf("%d files were sent again", src.n.Load()-n)
+	}
+}
+
+// opens counts the files a client reads.
+type opens struct {
+	fsutil.FS
+	n atomic.Int64
+}
+
+func (o *opens) Open(path string) (io.ReadCloser, error) {
+	o.n.Add(1)
+	return o.FS.Open(path)
 }
 
 func TestConcurrentSyncs(t *testing.T) {

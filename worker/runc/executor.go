@@ -197,6 +197,10 @@ func (e *Executor) Run(ctx context.Context, p Process) error {
 }
 
 func (e *Executor) runProcess(ctx context.Context, p *Process) (err error) {
+	// The runtimes want a path without links.
+	if p.Rootfs, err = filepath.EvalSymlinks(p.Rootfs); err != nil {
+		return fmt.Errorf("root file system: %w", err)
+	}
 	user, err := rootfs.LookupUser(p.Rootfs, p.User)
 	if err != nil {
 		return err

@@ -132,14 +132,14 @@ func TestKilledFromOutside(t *testing.T) {
 
 func TestOutOfMemory(t *testing.T) {
 	e := newExecutor(t, runc.Config{})
-	p := runc.Process{Rootfs: newRootfs(t), Resources: &pb.LinuxResources{Memory: 16 << 20, MemorySwap: 16 << 20}}
+	p := runc.Process{Rootfs: newRootfs(t), Resources: &pb.LinuxResources{Memory: 64 << 20, MemorySwap: 64 << 20}}
 	_, err := sh(t, e, p, "tail /dev/zero")
 	var exit *runc.ExitError
 	if !errors.As(err, &exit) || !exit.OOMKilled || exit.Code != 137 {
 		t.Fatalf("got %v, want out of memory", err)
 	}
 	out, err := sh(t, e, p, "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max")
-	if err != nil || out != "16777216" {
+	if err != nil || out != "67108864" {
 		t.Errorf("limit seen inside: %q %v", out, err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"embed"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -114,7 +115,11 @@ func (l *linked) run(ctx context.Context, c *container) error {
 		return startError(res.Err)
 	}
 	if res.Leftover != "" {
-		err = errors.New(res.Leftover)
+		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+		defer cancel()
+		if err = l.e.cgroups.killStep(cleanup, c.spec.Linux.CgroupsPath); err != nil {
+			err = fmt.Errorf("%s: %w", res.Leftover, err)
+		}
 	}
 	if res.Code != 0 {
 		return errors.Join(&ExitError{Code: res.Code, OOMKilled: res.OOMKilled}, err)
@@ -147,13 +152,7 @@ func (l *linked) watch(ctx context.Context, c *container) func() {
 	}
 }
 
-func (l *linked) name() string {
-	client, err := l.get()
-	if err != nil {
-		return "libcontainer"
-	}
-	return "libcontainer " + client.Hello.Runc
-}
+func (l *linked) name() string { return "libcontainer " + launcher.RuncVersion() }
 
 func (l *linked) warm() {
 	_, _ = l.get() // the first run reports what is wrong

@@ -6,11 +6,12 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// drainTimeout is how long after the end of a container its output may stay open. All its
-// processes are dead by then, so that the end of the pipes follows at once.
+// drainTimeout is how long after the end of a container to wait for more of its output. All
+// its processes are dead by then, so that the end of the pipes follows at once.
 const drainTimeout = 2 * time.Second
 
 // stdio connects the standard files of a container with readers and writers.
@@ -18,6 +19,7 @@ type stdio struct {
 	in, out, err *os.File // the container's
 	ours         []*os.File
 	copies       sync.WaitGroup
+	ended        atomic.Bool // the container has
 
 	mu       sync.Mutex
 	writeErr error // under mu: the first error of a writer
@@ -86,6 +88,10 @@ func (s *stdio) output(to io.Writer) (*os.File, error) {
 func (s *stdio) copy(to io.Writer, from *os.File) {
 	buf := make([]byte, 32<<10)
 	for {
+		if s.ended.Load() {
+			// Counted from here: a writer may have been slow.
+			_ = from.SetReadDeadline(time.Now().Add(drainTimeout))
+		}
 		n, err := from.Read(buf)
 		if n > 0 && to != nil {
 			if _, werr := to.Write(buf[:n]); werr != nil {
@@ -116,9 +122,9 @@ func (s *stdio) close() {
 // written, and the first error of that.
 func (s *stdio) finish() error {
 	s.close()
-	deadline := time.Now().Add(drainTimeout)
+	s.ended.Store(true)
 	for _, f := range s.ours {
-		_ = f.SetReadDeadline(deadline)
+		_ = f.SetReadDeadline(time.Now().Add(drainTimeout))
 	}
 	s.copies.Wait()
 	for _, f := range s.ours {

@@ -42,7 +42,7 @@ func serveControl() int {
 		return 1
 	}
 	defer control.Close()
-	hello, err := json.Marshal(Hello{Runc: runcVersion(), Seccomp: SeccompVersion()})
+	hello, err := json.Marshal(Hello{Runc: RuncVersion(), Seccomp: SeccompVersion()})
 	if err != nil {
 		return 1
 	}
@@ -152,8 +152,8 @@ func closeAll(files [3]*os.File) {
 	}
 }
 
-// runcVersion is the version of the runc module this program was built with.
-func runcVersion() string {
+// RuncVersion is the version of the runc module this program was built with.
+func RuncVersion() string {
 	const module = "github.com/opencontainers/runc"
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
