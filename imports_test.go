@@ -16,7 +16,7 @@ const module = "github.com/dbuild/dbuild/"
 var rows = [][]string{
 	{"internal/flight", "internal/progress", "internal/treehash"},
 	{"solver", "llb", "session"},
-	{"internal/registry"},
+	{"internal/registry", "internal/registry/*"},
 	{"internal/snapshot"},
 	{"source/image", "source/local", "source/git", "source/http", "exporter", "cache/bolt", "worker/runc", "worker/runc/*", "worker/fileop", "frontend"},
 	{"exporter/*", "worker", "frontend/*", "frontend/dockerfile/*"},
@@ -24,11 +24,15 @@ var rows = [][]string{
 	{"cmd/dbuild", "cmd/dbuild/*"},
 }
 
-// also lists imports between packages of one row.
+// also lists imports between packages of one row: a package and its own parts.
 var also = map[string][]string{
-	"frontend/dockerfile": {"frontend/dockerfile/instruction"},
-	"worker/runc":         {"worker/runc/"},
-	"cmd/dbuild":          {"cmd/dbuild/"},
+	"frontend/dockerfile":            {"frontend/dockerfile/instruction"},
+	"worker/runc":                    {"worker/runc/"},
+	"worker/runc/init":               {"worker/runc/launcher"},
+	"internal/registry/registrytest": {"internal/registry"},
+	"exporter/exportertest":          {"exporter"},
+	"cmd/dbuild":                     {"cmd/dbuild/"},
+	"cmd/dbuild/internal/buildflags": {"cmd/dbuild/internal/suggest"},
 }
 
 // buildkit is what of BuildKit the product may import; client is for the command line.
@@ -37,7 +41,7 @@ var buildkit = []string{
 	"sourcepolicy/pb", "sourcepolicy/policysession", "util/apicaps", "util/stack", "session",
 }
 
-var buildkitCommandLine = []string{"client", "util/progress/progressui"}
+var buildkitCommandLine = []string{"client", "frontend/gateway/client", "util/progress/progressui"}
 
 type goPackage struct {
 	ImportPath string

@@ -22,6 +22,8 @@ import (
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/session"
 	"github.com/dbuild/dbuild/solver"
+	"github.com/dbuild/dbuild/source/git"
+	"github.com/dbuild/dbuild/source/http"
 	"github.com/dbuild/dbuild/source/image"
 	"github.com/dbuild/dbuild/source/local"
 	"github.com/dbuild/dbuild/worker"
@@ -109,6 +111,8 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 		Root: steps, Store: d.store, Executor: d.executor, Sessions: d.sessions,
 		Images:      image.New(image.Config{Registry: d.registry, Store: d.store, Sessions: d.sessions.BuildKit()}),
 		Locals:      local.New(local.Config{Store: d.store, Sessions: d.sessions}),
+		HTTP:        http.New(http.Config{Store: d.store, Sessions: d.sessions}),
+		Git:         git.New(git.Config{Store: d.store, Sessions: d.sessions}),
 		Platforms:   nativePlatforms(),
 		Parallelism: cfg.MaxParallelism,
 	})

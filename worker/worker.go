@@ -6,6 +6,8 @@ import (
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/session"
 	"github.com/dbuild/dbuild/solver"
+	"github.com/dbuild/dbuild/source/git"
+	"github.com/dbuild/dbuild/source/http"
 	"github.com/dbuild/dbuild/source/image"
 	"github.com/dbuild/dbuild/source/local"
 	"github.com/dbuild/dbuild/worker/runc"
@@ -28,6 +30,8 @@ type Config struct {
 	Sessions    *session.Manager
 	Images      *image.Source
 	Locals      *local.Source
+	HTTP        *http.Source
+	Git         *git.Source
 	Platforms   []ocispec.Platform // the native one first
 	Parallelism int                // processes at once; 0 means no limit
 }

@@ -149,28 +149,30 @@ func (t *tarWriter) file(host string, size int64) error {
 	if size == 0 {
 		return nil
 	}
-	f, err := os.OpenFile(host, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	// Without os.File, which costs system calls of its own: layers have many small files.
+	fd, err := unix.Open(host, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return err
+		return &os.PathError{Op: "open", Path: host, Err: err}
 	}
-	defer f.Close()
+	defer unix.Close(fd)
 	for size > 0 {
 		if err := t.ctx.Err(); err != nil {
 			return err
 		}
-		n, err := f.Read(t.buf[:min(int64(len(t.buf)), size)])
-		if n > 0 {
-			if _, err := t.tw.Write(t.buf[:n]); err != nil {
-				return err
-			}
-			size -= int64(n)
+		n, err := unix.Read(fd, t.buf[:min(int64(len(t.buf)), size)])
+		if err == unix.EINTR {
+			continue
 		}
-		if err == io.EOF && size > 0 {
+		if err == nil && n == 0 {
 			err = io.ErrUnexpectedEOF
 		}
-		if err != nil && err != io.EOF {
+		if err != nil {
 			return &os.PathError{Op: "read", Path: host, Err: err}
 		}
+		if _, err := t.tw.Write(t.buf[:n]); err != nil {
+			return err
+		}
+		size -= int64(n)
 	}
 	return nil
 }

@@ -17,8 +17,10 @@ const StatXattr = "dbuild.stat"
 const racy = 25 * time.Millisecond
 
 // ClientStat returns the value of StatXattr for a file: device, inode, change time and
-// size. Now must have been read before fi was. It returns nil for a file that was changed so shortly before now that another
-// change might not show, and for what is not a regular file.
+// size. It returns nil for what is not a regular file, and for a file changed so shortly
+// before now that another change might not show; now must have been read before fi was.
+//
+// Writes through a memory mapping show only when the kernel writes the page back.
 func ClientStat(fi fs.FileInfo, now time.Time) []byte {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok || !fi.Mode().IsRegular() {

@@ -42,8 +42,10 @@ type siblings struct {
 	last map[string]int64 // keys used lately, with the time on the clock
 }
 
-// maxSiblings bounds the keys remembered for one directory.
-const maxSiblings = 8
+const (
+	maxSiblings = 8    // keys remembered for one directory
+	maxOwners   = 1000 // directories remembered that nobody uses
+)
 
 // New returns a Source.
 func New(cfg Config) *Source {
@@ -238,7 +240,11 @@ func (s *Source) remember(owner, key string, t *Tree) {
 func (s *Source) forget(owner string, t *Tree) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.dirs[owner].live, t)
+	d := s.dirs[owner]
+	delete(d.live, t)
+	if len(d.live) == 0 && len(s.dirs) > maxOwners {
+		delete(s.dirs, owner)
+	}
 }
 
 // wipe gives back the space of a directory whose transfer filled the disk.
