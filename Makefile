@@ -4,7 +4,8 @@
 GO      ?= go
 TAGS    := seccomp,netgo,osusergo
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X github.com/dbuild/dbuild/daemon.Version=$(VERSION)
+LDFLAGS := -s -w -X github.com/dbuild/dbuild/daemon.Version=$(VERSION) -extldflags "-static"
+INIT    := worker/runc/initbin/dbuild-init
 BIN     := $(CURDIR)/bin
 TOOLS   := $(BIN)/tools
 LINT_VERSION := v2.15.0
@@ -14,7 +15,9 @@ export CGO_ENABLED = 1
 
 .PHONY: build demo test lint unit e2e bench fuzz soak tools clean build-deps test-deps
 
+# The small program that containers are made from goes into the big one.
 build: build-deps
+	$(GO) build -trimpath -tags $(TAGS) -ldflags '-s -w -extldflags "-static"' -o $(INIT) ./worker/runc/init
 	$(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/dbuild ./cmd/dbuild
 
 # demo makes a base image from Debian's static busybox, builds examples/hello from it and
@@ -70,4 +73,4 @@ test-deps: demo-deps
 	  [ -z "$$missing" ] || $(call APT,$$missing)
 
 clean:
-	rm -rf $(BIN) .demo
+	rm -rf $(BIN) .demo $(INIT)

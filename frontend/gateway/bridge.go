@@ -29,7 +29,7 @@ func (f *Forwarder) Solve(ctx context.Context, req *gwpb.SolveRequest) (*gwpb.So
 	var res *frontend.Result
 	switch {
 	case req.GetFrontend() != "":
-		// Results are lazy and outlive this call, so what makes them hangs on the build.
+		// Results are lazy: the call ends before anything is built.
 		res, err = s.Frontend(ctx, req.GetFrontend(), &frontend.Request{Opts: req.GetFrontendOpt(), Inputs: req.GetFrontendInputs()})
 	case len(req.GetDefinition().GetDef()) > 0:
 		res = &frontend.Result{}
@@ -109,6 +109,9 @@ func (f *Forwarder) ReadFile(ctx context.Context, req *gwpb.ReadFileRequest) (*g
 	r, err := f.readable(ctx, req.GetRef())
 	if err != nil {
 		return nil, err
+	}
+	if req.GetRange().GetOffset() < 0 || req.GetRange().GetLength() < 0 {
+		return nil, cerrdefs.ErrInvalidArgument.WithMessage("read " + req.GetFilePath() + ": offset and length must not be negative")
 	}
 	data, err := r.ReadFile(ctx, req.GetFilePath(), req.GetRange().GetOffset(), req.GetRange().GetLength())
 	if err != nil {

@@ -6,8 +6,8 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -17,6 +17,8 @@ import (
 	apitypes "github.com/moby/buildkit/api/types"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
@@ -49,12 +51,12 @@ type Forwarder struct {
 // serving is a build whose frontend runs in the client.
 type serving struct {
 	Build
-	ctx  context.Context // of the build: results outlive the call that made them
-	done chan outcome    // holds one
+	done chan outcome // holds one
 
-	mu   sync.Mutex
-	refs map[string]frontend.Ref
-	last int
+	mu       sync.Mutex
+	refs     map[string]frontend.Ref
+	last     int
+	returned bool // something was sent to done
 }
 
 type outcome struct {
@@ -69,7 +71,7 @@ func NewForwarder() *Forwarder {
 
 // Serve lets the client with this build id use b until it returns a result.
 func (f *Forwarder) Serve(ctx context.Context, id string, b Build) (*frontend.Result, error) {
-	s := &serving{Build: b, ctx: ctx, done: make(chan outcome, 1), refs: map[string]frontend.Ref{}}
+	s := &serving{Build: b, done: make(chan outcome, 1), refs: map[string]frontend.Ref{}}
 	f.mu.Lock()
 	if _, ok := f.builds[id]; ok {
 		f.mu.Unlock()
@@ -169,16 +171,28 @@ func (f *Forwarder) Return(ctx context.Context, req *gwpb.ReturnRequest) (*gwpb.
 	}
 	var o outcome
 	if e := req.GetError(); e != nil {
-		o.err = status.ErrorProto(e)
+		o.err = returnedError(e)
 	} else {
 		o.res, o.err = s.result(req.GetResult())
 	}
-	select {
-	case s.done <- o:
-	default:
-		return nil, errors.New("the build has returned already")
+	s.mu.Lock()
+	again := s.returned
+	s.returned = true
+	s.mu.Unlock()
+	if again {
+		return nil, cerrdefs.ErrFailedPrecondition.WithMessage("the build has returned already")
 	}
+	s.done <- o
 	return &gwpb.ReturnResponse{}, nil
+}
+
+// returnedError is the error that a client's frontend ended with. One without a code is
+// an error all the same.
+func returnedError(e *spb.Status) error {
+	if err := status.ErrorProto(e); err != nil {
+		return err
+	}
+	return status.Error(codes.Unknown, cmp.Or(e.GetMessage(), "the frontend failed and did not say why"))
 }
 
 // result turns what a client returns into refs it was given before.

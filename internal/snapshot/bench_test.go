@@ -141,18 +141,23 @@ func BenchmarkViewWalk(b *testing.B) {
 	}
 }
 
+func fill(b *testing.B, n int) *storeTest {
+	s := open(b, "overlay")
+	for range n {
+		d, err := s.NewDraft(b.Context(), nil, Desc{})
+		must(b, err)
+		r, err := d.Commit(b.Context())
+		must(b, err)
+		r.Release()
+	}
+	must(b, s.Flush(b.Context()))
+	return s
+}
+
 func BenchmarkPrune10000(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
-		s := open(b, "overlay")
-		for range 10000 {
-			d, err := s.NewDraft(b.Context(), nil, Desc{})
-			must(b, err)
-			r, err := d.Commit(b.Context())
-			must(b, err)
-			r.Release()
-		}
-		must(b, s.Flush(b.Context()))
+		s := fill(b, 10000)
 		b.StartTimer()
 		n := 0
 		must(b, s.Prune(b.Context(), PruneOptions{}, func(Record) { n++ }))
@@ -160,4 +165,20 @@ func BenchmarkPrune10000(b *testing.B) {
 			b.Fatalf("%d", n)
 		}
 	}
+}
+
+func Benchmark10000Records(b *testing.B) {
+	s := fill(b, 10000)
+	b.Run("usage", func(b *testing.B) {
+		for b.Loop() {
+			_, err := s.Usage(b.Context(), nil)
+			must(b, err)
+		}
+	})
+	b.Run("open", func(b *testing.B) {
+		for b.Loop() {
+			must(b, s.Close())
+			s.start()
+		}
+	})
 }

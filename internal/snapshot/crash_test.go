@@ -4,12 +4,15 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
 	bolt "go.etcd.io/bbolt"
 )
@@ -59,6 +62,126 @@ func crash() {
 	die(s.writeBlobs(ctx, map[dgst][]byte{dgstOf("orphan"): []byte("orphan")}))
 	s.Later(func(*bolt.Tx) error { return nil })
 	os.Exit(0)
+}
+
+// churn runs in a child until it is killed. It prints what is durable.
+func churn() {
+	ctx := context.Background()
+	die := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	s, err := Open(ctx, Config{Root: os.Getenv(crashEnv)})
+	die(err)
+	fmt.Println("ready")
+	work := func(n int) {
+		var ref *Ref
+		for i := 0; ; i++ {
+			d, err := s.NewDraft(ctx, ref, Desc{})
+			die(err)
+			root, _, err := d.Mount(ctx, Access{})
+			die(err)
+			die(os.WriteFile(fmt.Sprintf("%s/f%d", root, i), make([]byte, 5000), 0o644))
+			if i%7 == 6 {
+				die(d.Discard())
+				ref.Release()
+				ref = nil
+				continue
+			}
+			next, err := d.Commit(ctx)
+			die(err)
+			if ref != nil {
+				ref.Release()
+			}
+			ref = next
+			switch i % 5 {
+			case 1:
+				_, err := ref.Blobs(ctx, Access{}, Compression{})
+				die(err)
+			case 2:
+				dir, err := s.OpenDir(ctx, fmt.Sprint("k", n), Desc{}, Shared, nil, Access{})
+				die(err)
+				dir.SetMeta("n", fmt.Append(nil, i))
+				die(dir.Close())
+			case 3:
+				m := fmt.Append(nil, "manifest", n, i)
+				name := fmt.Sprintf("img%d:%d", n, i%2)
+				die(s.PutImage(ctx, Image{Name: name}, map[dgst][]byte{dgstOf(string(m)): m}, []*Ref{ref}))
+				fmt.Println(name, strings.Join(ref.LayerIDs(), " "))
+			case 4:
+				die(s.Prune(ctx, PruneOptions{}, nil))
+			}
+		}
+	}
+	go work(0)
+	work(1)
+}
+
+func TestKilledAtAnyTime(t *testing.T) {
+	root := t.TempDir()
+	const seed = 1
+	rnd := rand.New(rand.NewPCG(seed, seed))
+	durable := map[string][]string{}
+	for round := range 8 {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), crashEnv+"="+root, "SNAPSHOT_CRASH_HOW=churn")
+		cmd.Stderr = os.Stderr
+		out, err := cmd.StdoutPipe()
+		must(t, err)
+		must(t, cmd.Start())
+		sc := bufio.NewScanner(out)
+		if !sc.Scan() || sc.Text() != "ready" {
+			t.Fatalf("child said %q", sc.Text())
+		}
+		timer := time.AfterFunc(time.Duration(rnd.IntN(300))*time.Millisecond, func() { cmd.Process.Kill() })
+		for sc.Scan() {
+			f := strings.Fields(sc.Text())
+			durable[f[0]] = f[1:]
+		}
+		timer.Stop()
+		if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != -1 {
+			t.Fatalf("round %d: child ended by itself: %v", round, err)
+		}
+
+		s, err := Open(t.Context(), Config{Root: root})
+		must(t, err)
+		if err := s.Check(t.Context()); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		for name, ids := range durable {
+			img, err := s.GetImage(t.Context(), name)
+			must(t, err)
+			if img.Name != name {
+				t.Errorf("image %+v", img)
+			}
+			// The name may have moved on to other layers after the child last spoke.
+			if r, err := s.Load(t.Context(), ids); err == nil {
+				m, err := r.Mount(t.Context(), Access{})
+				must(t, err)
+				must(t, m.Unmount())
+				r.Release()
+			} else if !errdefs.IsNotFound(err) {
+				t.Error(err)
+			}
+		}
+		must(t, s.Close())
+	}
+	if len(durable) == 0 {
+		t.Error("no child got anywhere")
+	}
+	s, err := Open(t.Context(), Config{Root: root})
+	must(t, err)
+	must(t, s.Prune(t.Context(), PruneOptions{All: true, Filters: []string{"type==image", "type!=image"}}, nil))
+	must(t, s.Prune(t.Context(), PruneOptions{All: true}, nil))
+	recs, err := s.Usage(t.Context(), nil)
+	must(t, err)
+	if len(recs) != 0 {
+		t.Errorf("%d records are left", len(recs))
+	}
+	must(t, s.Check(t.Context()))
+	must(t, s.Close())
 }
 
 func TestAfterCrashNothingDanglesAndNothingIsLeft(t *testing.T) {

