@@ -33,6 +33,7 @@ func (d *Daemon) Build(ctx context.Context, r *request) (_ map[string]string, er
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	d.executor.Warm()
 	defer func() {
 		stats := b.job.Stats()
 		b.close()

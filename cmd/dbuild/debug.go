@@ -4,13 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client"
-	"github.com/moby/buildkit/solver/pb"
 	"github.com/spf13/cobra"
 )
 
@@ -117,52 +115,5 @@ func (a *app) infoCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&format, "format", "", "json")
-	return c
-}
-
-func (a *app) dumpLLBCommand() *cobra.Command {
-	var dot bool
-	var format string
-	c := &cobra.Command{
-		Use:   "dump-llb [FILE]",
-		Short: "Print a build graph, read as a marshalled definition from FILE or standard input",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return usagef("one FILE is printed at a time, not %d", len(args))
-			}
-			return nil
-		},
-		RunE: func(_ *cobra.Command, args []string) error {
-			if dot {
-				format = "dot"
-			}
-			in, name := a.stdin, "standard input"
-			if len(args) == 1 && args[0] != "-" {
-				f, err := os.Open(args[0])
-				if err != nil {
-					return err
-				}
-				defer f.Close()
-				in, name = f, args[0]
-			} else if terminal(in) {
-				return usagef("a FILE is needed, or a definition on standard input")
-			}
-			b, err := io.ReadAll(io.LimitReader(in, maxDefinition+1))
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			def := &pb.Definition{}
-			if len(b) > maxDefinition {
-				return fmt.Errorf("%s is larger than %d bytes", name, maxDefinition)
-			}
-			if err := def.UnmarshalVT(b); err != nil || len(def.Def) == 0 {
-				return fmt.Errorf("%s is not a marshalled definition", name)
-			}
-			return printLLB(a.stdout, def, format)
-		},
-	}
-	c.Flags().BoolVar(&dot, "dot", false, "print a graph for graphviz")
-	c.Flags().StringVar(&format, "format", "text", "text, json or dot")
-	fixed(c, "format", "dot", "json", "text")
 	return c
 }

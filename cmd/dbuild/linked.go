@@ -18,7 +18,6 @@ const statXattr = local.StatXattr
 
 type (
 	daemonConfig = daemon.Config
-	daemonGC     = daemon.GCConfig
 )
 
 // initContainer makes this process a container if it was started to become one.

@@ -50,6 +50,7 @@ func TestScripts(t *testing.T) {
 			"same":        cmdSame,
 			"flip":        cmdFlip,
 			"interrupt":   cmdInterrupt,
+			"smalldisk":   cmdSmallDisk,
 		},
 	})
 }
@@ -62,6 +63,7 @@ type state struct {
 	daemon   *exec.Cmd
 	log      *os.File
 	reg      *registry
+	mounts   []string
 }
 
 func (s *state) socket() string { return filepath.Join(s.dir, "d.sock") }
@@ -72,6 +74,9 @@ func (s *state) close() {
 	}
 	if s.reg != nil {
 		s.reg.close()
+	}
+	for _, m := range s.mounts {
+		_ = syscall.Unmount(m, syscall.MNT_DETACH)
 	}
 	os.RemoveAll(s.dir)
 }
@@ -228,6 +233,21 @@ func cmdInterrupt(ts *testscript.TestScript, _ bool, args []string) {
 		<-done
 		ts.Fatalf("still running 5 s after it was interrupted")
 	}
+}
+
+// cmdSmallDisk puts the state on a disk of so many megabytes and makes a file "big" that
+// does not fit: smalldisk MEGABYTES
+func cmdSmallDisk(ts *testscript.TestScript, _ bool, args []string) {
+	size, err := strconv.ParseInt(args[0], 10, 32)
+	ts.Check(err)
+	dir := ts.Getenv("STATE")
+	ts.Check(os.MkdirAll(dir, 0o700))
+	ts.Check(syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dm", size)))
+	get(ts).mounts = append(get(ts).mounts, dir)
+	f, err := os.Create(ts.MkAbs("big"))
+	ts.Check(err)
+	defer f.Close()
+	ts.Check(f.Truncate((size + 8) << 20))
 }
 
 // eventually polls cond until it holds or the time is up.

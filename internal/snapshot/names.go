@@ -19,8 +19,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// An Image is a name in the image store. Manifest is what the name points to; Ref holds
-// the layers of a single-platform image.
+// An Image is a name in the image store. Target is the manifest or index it stands for.
 type Image struct {
 	Name    string
 	Target  ocispec.Descriptor

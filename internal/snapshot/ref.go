@@ -219,11 +219,6 @@ func (l *layer) opaqueRoot() bool {
 	return l.row.OpaqueRoot
 }
 
-// lowers returns what to mount: the directories that can be seen, highest first.
-func (r *Ref) lowers(dirs []string) []string {
-	return r.view(dirs, len(dirs)).roots
-}
-
 // View makes every layer files and returns a reader of the whole. It is good until the
 // Ref is released.
 func (r *Ref) View(ctx context.Context, a Access) (*View, error) {

@@ -200,6 +200,10 @@ func (s *Store) openDB(ctx context.Context) error {
 			return err
 		}
 	}
+	// Nothing resumes an interrupted write, and containerd cannot abort all of them.
+	if err := os.RemoveAll(filepath.Join(s.root, "content", "ingest")); err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
 	blobs, err := local.NewStore(filepath.Join(s.root, "content"))
 	if err != nil {
 		return fmt.Errorf("open content store: %w", err)

@@ -33,7 +33,7 @@ func (s *Store) sweepOrphans(ctx context.Context) error {
 			if named[l.ID] {
 				continue
 			}
-			if err := error(nil); err != nil {
+			if err := s.leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
 				return err
 			}
 		}

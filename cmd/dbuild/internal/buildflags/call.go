@@ -19,6 +19,8 @@ var calls = map[string]string{
 	"lint":    "frontend.lint",
 	"outline": "frontend.outline",
 	"targets": "frontend.targets",
+	// Not in the help: the answer is for programs, such as "dbuild debug dump-llb".
+	"convertllb": "frontend.convertllb",
 }
 
 // call reads --call, --check and the older --print.
