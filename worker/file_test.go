@@ -136,18 +136,18 @@ func TestMissingSource(t *testing.T) {
 		path, dest string
 		want       string
 	}{
-		"one letter":        {stage, "/man.go", "/", `"/man.go": not found (did you mean "/main.go"?)`},
-		"case":              {stage, "/makefile", "/", `"/makefile": not found (did you mean "/Makefile"?)`},
-		"in a directory":    {stage, "/src/cmd/tol.go", "/", `"/src/cmd/tol.go": not found (did you mean "/src/cmd/tool.go"?)`},
-		"nothing is near":   {stage, "/elephant", "/", `"/elephant": not found`},
-		"no such directory": {stage, "/x/y/z", "/", `"/x/y/z": not found`},
-		"below a file":      {stage, "/main.go/x", "/", `"/main.go/x": not found`},
-		"scratch":           {files("/a", ""), "/elephant", "/", `"/elephant": not found`},
-		"ignored":           {local, "/secret", "/", `"/secret": not found (it is excluded from the context by the pattern "secret" of the .dockerignore file)`},
-		"ignored below":     {local, "/secret/key", "/", `"/secret/key": not found (it is excluded from the context by the pattern "secret" of the .dockerignore file)`},
-		"not ignored":       {local, "/keep.log", "/", `"/keep.log": not found`},
+		"one letter":         {stage, "/man.go", "/", `"/man.go": not found (did you mean "/main.go"?)`},
+		"case":               {stage, "/makefile", "/", `"/makefile": not found (did you mean "/Makefile"?)`},
+		"in a directory":     {stage, "/src/cmd/tol.go", "/", `"/src/cmd/tol.go": not found (did you mean "/src/cmd/tool.go"?)`},
+		"nothing is near":    {stage, "/elephant", "/", `"/elephant": not found`},
+		"no such directory":  {stage, "/x/y/z", "/", `"/x/y/z": not found`},
+		"below a file":       {stage, "/main.go/x", "/", `"/main.go/x": not found`},
+		"scratch":            {files("/a", ""), "/elephant", "/", `"/elephant": not found`},
+		"ignored":            {local, "/secret", "/", `"/secret": not found (it is excluded from the context by the pattern "secret" of the .dockerignore file)`},
+		"ignored below":      {local, "/secret/key", "/", `"/secret/key": not found (it is excluded from the context by the pattern "secret" of the .dockerignore file)`},
+		"not ignored":        {local, "/keep.log", "/", `"/keep.log": not found`},
 		"near, in a context": {local, "/app/mian.c", "/", `"/app/mian.c": not found (did you mean "/app/main.c"?)`},
-		"elsewhere":         {local, "/main.c", "/", `"/main.c": not found (did you mean "/app/main.c"?)`},
+		"elsewhere":          {local, "/main.c", "/", `"/main.c": not found (did you mean "/app/main.c"?)`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)

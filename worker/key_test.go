@@ -32,24 +32,30 @@ func TestProcessKey(t *testing.T) {
 		a, b llb.Output
 		once bool
 	}{
-		"root by key":                         {func(o llb.Output) llb.Output { return run(o, "x").Root() }, a, same, false},
-		"root, equal":                         {func(o llb.Output) llb.Output { return run(o, "x").Root() }, a, files("/f", "1", "/g", "2"), true},
-		"read-only by content":                {func(o llb.Output) llb.Output { return run(root, "x", mount(ro, o)).Root() }, a, same, true},
-		"read-only, other content":            {func(o llb.Output) llb.Output { return run(root, "x", mount(ro, o)).Root() }, a, other, false},
-		"read-only, more content":             {func(o llb.Output) llb.Output { return run(root, "x", mount(ro, o)).Root() }, a, more, false},
-		"read-only, a part":                   {func(o llb.Output) llb.Output { return run(root, "x", part(mount(ro, o), "/g")).Root() }, more, other, true},
-		"read-only, two parts":                {func(o llb.Output) llb.Output { return run(root, "x", part(mount(ro, o), "/g"), part(mount(at(ro, "/z"), o), "/f")).Root() }, a, more, true},
-		"read-only, another part":             {func(o llb.Output) llb.Output { return run(root, "x", part(mount(ro, o), "/f")).Root() }, a, other, false},
-		"read-only, content cache off":        {func(o llb.Output) llb.Output { return run(root, "x", mount(uncounted, o)).Root() }, a, same, false},
-		"read-only, then writable":            {func(o llb.Output) llb.Output { return run(root, "x", mount(ro, o), mount(rw, o)).Root() }, a, same, false},
-		"writable, then read-only":            {func(o llb.Output) llb.Output { return run(root, "x", mount(at(rw, "/a"), o), mount(at(ro, "/b"), o)).Root() }, a, same, false},
+		"root by key":              {func(o llb.Output) llb.Output { return run(o, "x").Root() }, a, same, false},
+		"root, equal":              {func(o llb.Output) llb.Output { return run(o, "x").Root() }, a, files("/f", "1", "/g", "2"), true},
+		"read-only by content":     {func(o llb.Output) llb.Output { return run(root, "x", mount(ro, o)).Root() }, a, same, true},
+		"read-only, other content": {func(o llb.Output) llb.Output { return run(root, "x", mount(ro, o)).Root() }, a, other, false},
+		"read-only, more content":  {func(o llb.Output) llb.Output { return run(root, "x", mount(ro, o)).Root() }, a, more, false},
+		"read-only, a part":        {func(o llb.Output) llb.Output { return run(root, "x", part(mount(ro, o), "/g")).Root() }, more, other, true},
+		"read-only, two parts": {func(o llb.Output) llb.Output {
+			return run(root, "x", part(mount(ro, o), "/g"), part(mount(at(ro, "/z"), o), "/f")).Root()
+		}, a, more, true},
+		"read-only, another part":      {func(o llb.Output) llb.Output { return run(root, "x", part(mount(ro, o), "/f")).Root() }, a, other, false},
+		"read-only, content cache off": {func(o llb.Output) llb.Output { return run(root, "x", mount(uncounted, o)).Root() }, a, same, false},
+		"read-only, then writable":     {func(o llb.Output) llb.Output { return run(root, "x", mount(ro, o), mount(rw, o)).Root() }, a, same, false},
+		"writable, then read-only": {func(o llb.Output) llb.Output {
+			return run(root, "x", mount(at(rw, "/a"), o), mount(at(ro, "/b"), o)).Root()
+		}, a, same, false},
 		"read-only, then writable, discarded": {func(o llb.Output) llb.Output { return run(root, "x", mount(ro, o), mount(thrown, o)).Root() }, a, same, false},
-		"discarded, then read-only":           {func(o llb.Output) llb.Output { return run(root, "x", mount(at(thrown, "/a"), o), mount(at(ro, "/b"), o)).Root() }, a, same, false},
-		"root and read-only":                  {func(o llb.Output) llb.Output { return run(o, "x", mount(ro, o)).Root() }, a, same, false},
-		"read-only and start of a cache":      {func(o llb.Output) llb.Output { return run(root, "x", mount(ro, o), mount(cached, o)).Root() }, a, same, false},
-		"start of a cache and read-only":      {func(o llb.Output) llb.Output { return run(root, "x", mount(cached, o), mount(at(ro, "/d"), o)).Root() }, a, same, false},
-		"read-only twice":                     {func(o llb.Output) llb.Output { return run(root, "x", mount(ro, o), mount(at(ro, "/b"), o)).Root() }, a, same, true},
-		"read-only root":                      {func(o llb.Output) llb.Output { return readOnlyRoot(o) }, a, same, false},
+		"discarded, then read-only": {func(o llb.Output) llb.Output {
+			return run(root, "x", mount(at(thrown, "/a"), o), mount(at(ro, "/b"), o)).Root()
+		}, a, same, false},
+		"root and read-only":             {func(o llb.Output) llb.Output { return run(o, "x", mount(ro, o)).Root() }, a, same, false},
+		"read-only and start of a cache": {func(o llb.Output) llb.Output { return run(root, "x", mount(ro, o), mount(cached, o)).Root() }, a, same, false},
+		"start of a cache and read-only": {func(o llb.Output) llb.Output { return run(root, "x", mount(cached, o), mount(at(ro, "/d"), o)).Root() }, a, same, false},
+		"read-only twice":                {func(o llb.Output) llb.Output { return run(root, "x", mount(ro, o), mount(at(ro, "/b"), o)).Root() }, a, same, true},
+		"read-only root":                 {func(o llb.Output) llb.Output { return readOnlyRoot(o) }, a, same, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)

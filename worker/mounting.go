@@ -270,10 +270,10 @@ func (m *mounting) commit(ctx context.Context, mounts []*pb.Mount, outputs int, 
 			return nil, fmt.Errorf("mount %s cannot be an output", mt.Dest)
 		}
 		snap, err := draft.Commit(ctx)
-		delete(m.drafts, i)
 		if err != nil {
-			return nil, err
+			return nil, err // close discards it
 		}
+		delete(m.drafts, i)
 		m.w.warm(m.d, snap)
 		refs[mt.Output] = NewRef(snap)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/agext/levenshtein"
@@ -25,7 +26,7 @@ type fileOp struct {
 	inputs  int
 	outputs int
 	name    string
-	uses    []int // of the result of each action, by others and as an output
+	uses    []int // of the result of each action, by others
 }
 
 func newFileOp(w *Worker, op *pb.Op, f *pb.FileOp, name string) (*fileOp, error) {
@@ -45,6 +46,9 @@ func newFileOp(w *Worker, op *pb.Op, f *pb.FileOp, name string) (*fileOp, error)
 		if a.GetCopy() != nil {
 			use(a.SecondaryInput)
 		}
+		for _, n := range named(owner(a)) {
+			use(n.GetInput())
+		}
 		if a.Output >= 0 {
 			o.outputs = max(o.outputs, int(a.Output)+1)
 		}
@@ -62,12 +66,23 @@ func (o *fileOp) parts(i int) (parts []treehash.Part, ok bool) {
 		if c == nil || int(a.SecondaryInput) != i {
 			continue
 		}
-		parts = append(parts, treehash.Part{
-			Path: c.Src, Wildcard: c.AllowWildcard, FollowLinks: c.FollowSymlink, AllowNoMatch: c.AllowEmptyWildcard,
-			Include: c.IncludePatterns, Exclude: c.ExcludePatterns,
-		})
+		parts = append(parts, copied(c))
 	}
 	return parts, len(parts) > 0
+}
+
+// copied is the part of its source that a copy reads.
+func copied(c *pb.FileActionCopy) treehash.Part {
+	return treehash.Part{
+		Path: c.Src, Wildcard: c.AllowWildcard, FollowLinks: c.FollowSymlink, AllowNoMatch: c.AllowEmptyWildcard,
+		Include: c.IncludePatterns, Exclude: c.ExcludePatterns,
+	}
+}
+
+// present reports whether a tree has anything of a part.
+func present(ctx context.Context, tree treehash.FS, p treehash.Part) bool {
+	_, err := treehash.Match(ctx, tree, p)
+	return err == nil
 }
 
 func owner(a *pb.FileAction) *pb.ChownOpt {
@@ -84,13 +99,18 @@ func owner(a *pb.FileAction) *pb.ChownOpt {
 	return nil
 }
 
-func namedIn(o *pb.ChownOpt, i int) bool {
+// named returns what of an owner is a name, to be looked up.
+func named(o *pb.ChownOpt) (names []*pb.NamedUserOpt) {
 	for _, u := range []*pb.UserOpt{o.GetUser(), o.GetGroup()} {
-		if n := u.GetByName(); n != nil && int(n.Input) == i {
-			return true
+		if n := u.GetByName(); n != nil {
+			names = append(names, n)
 		}
 	}
-	return false
+	return names
+}
+
+func namedIn(o *pb.ChownOpt, i int) bool {
+	return slices.ContainsFunc(named(o), func(n *pb.NamedUserOpt) bool { return int(n.Input) == i })
 }
 
 func (o *fileOp) Spec(context.Context, solver.Demand) (solver.Spec, error) {
@@ -206,8 +226,12 @@ func (r *fileRun) action(ctx context.Context, i int, a *pb.FileAction) error {
 		return err
 	}
 	if err := fileop.Run(ctx, target.dest, a, opt); err != nil {
+		// It may be the destination that is missing.
+		if c := a.GetCopy(); from != nil && !present(ctx, opt.Source, copied(c)) {
+			err = missing(ctx, r.d, err, c.Src, from, opt.Source)
+		}
 		if from != nil {
-			err = lost(from, missing(ctx, r.d, err, a.GetCopy().Src, from, opt.Source))
+			err = lost(from, err)
 		}
 		return err
 	}
@@ -274,12 +298,11 @@ func (r *fileRun) commit(ctx context.Context, s *fileState) (solver.Ref, error) 
 	if s.draft == nil {
 		return s.ref, nil
 	}
-	draft := s.draft
-	s.draft = nil
-	snap, err := draft.Commit(ctx)
+	snap, err := s.draft.Commit(ctx)
 	if err != nil {
-		return nil, err
+		return nil, err // close discards it
 	}
+	s.draft = nil
 	r.op.w.warm(r.d, snap)
 	s.ref, s.owned = NewRef(snap), true
 	return s.ref, nil

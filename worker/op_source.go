@@ -204,5 +204,9 @@ func (w *Worker) layerOf(ctx context.Context, r *TreeRef) (*snapshot.Ref, error)
 		draft.Discard()
 		return nil, err
 	}
-	return draft.Commit(ctx)
+	ref, err := draft.Commit(ctx)
+	if err != nil {
+		draft.Discard()
+	}
+	return ref, err
 }

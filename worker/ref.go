@@ -13,8 +13,15 @@ import (
 // A Ref is a result made of layers. A nil Snapshot is an empty filesystem.
 type Ref struct{ snap *snapshot.Ref }
 
-// NewRef returns the result s, which it then owns; nil is an empty filesystem.
-func NewRef(s *snapshot.Ref) solver.Ref { return &Ref{s} }
+// NewRef returns the result s, which it then owns; nil, or no layers, is an empty
+// filesystem.
+func NewRef(s *snapshot.Ref) solver.Ref {
+	if s != nil && len(s.LayerIDs()) == 0 { // as the diff of equals
+		s.Release()
+		s = nil
+	}
+	return &Ref{s}
+}
 
 // Snapshot returns the layers, or nil for an empty filesystem.
 func (r *Ref) Snapshot() *snapshot.Ref { return r.snap }

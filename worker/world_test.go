@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	containerdlog "github.com/containerd/log"
 	"github.com/dbuild/dbuild/cache/bolt"
 	"github.com/dbuild/dbuild/internal/progress"
 	"github.com/dbuild/dbuild/internal/registry"
@@ -38,7 +39,10 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	_ = containerdlog.SetLevel("fatal") // about filesystems without fs-verity, sessions that end
+	goleak.VerifyTestMain(m)
+}
 
 var amd = ocispec.Platform{OS: "linux", Architecture: "amd64"}
 
@@ -321,8 +325,9 @@ func (w *world) join(key string, offers ...bksession.Attachable) *bksession.Sess
 	wg.Go(func() {
 		_ = s.Run(context.Background(), func(ctx context.Context, _ string, meta map[string][]string) (net.Conn, error) {
 			ours, theirs := net.Pipe()
-			wg.Go(func() { _ = w.sessions.HandleConn(context.Background(), ours, meta) })
-			return theirs, nil
+			ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+			wg.Go(func() { _ = w.sessions.HandleConn(ctx, ours, meta) })
+			return &closing{theirs, cancel}, nil
 		})
 	})
 	w.t.Cleanup(func() {
@@ -330,6 +335,17 @@ func (w *world) join(key string, offers ...bksession.Attachable) *bksession.Sess
 		wg.Wait()
 	})
 	return s
+}
+
+// A closing connection ends the call that carries it, as a stream does.
+type closing struct {
+	net.Conn
+	closed func()
+}
+
+func (c *closing) Close() error {
+	c.closed()
+	return c.Conn.Close()
 }
 
 // directory offers a directory with these files as a local source.

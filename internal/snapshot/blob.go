@@ -120,7 +120,8 @@ func (l *layer) pick(c Compression, prefer digest.Digest) (blobRow, bool) {
 	epoch := l.epochLocked(c)
 	best, score := -1, 0
 	for i, b := range l.row.Blobs {
-		if !equal(b.Epoch, epoch) {
+		// What an image has in this place is taken as it is, whatever times its files have.
+		if !equal(b.Epoch, epoch) && (b.Digest != prefer || c.Force) {
 			continue
 		}
 		s := 1
@@ -372,8 +373,10 @@ func (l *layer) addBlob(b blobRow) blobRow {
 	}
 	if l.row.DiffID == "" && b.Epoch == nil {
 		l.row.DiffID = b.DiffID
-		if _, taken := l.s.byDiff[b.DiffID]; !taken {
-			l.s.byDiff[b.DiffID] = l.id
+	}
+	for _, name := range l.row.indexNames() {
+		if _, taken := l.s.byDiff[name]; !taken {
+			l.s.byDiff[name] = l.id
 		}
 	}
 	l.mu.Unlock()

@@ -228,14 +228,16 @@ func (l *layer) persist(sync bool, prepare func()) {
 			if err := putRow(rows, l.id, &row); err != nil {
 				return err
 			}
-			if row.DiffID == "" {
-				return nil
-			}
 			index := bucket(tx, bucketDiffIDs)
-			if other := index.Get([]byte(row.DiffID)); other != nil && rows.Get(other) != nil {
-				return nil
+			for _, name := range row.indexNames() {
+				if other := index.Get([]byte(name)); other != nil && rows.Get(other) != nil {
+					continue
+				}
+				if err := index.Put([]byte(name), []byte(l.id)); err != nil {
+					return err
+				}
 			}
-			return index.Put([]byte(row.DiffID), []byte(l.id))
+			return nil
 		},
 		done: func(err error) {
 			if err != nil {
@@ -248,8 +250,10 @@ func (l *layer) persist(sync bool, prepare func()) {
 			l.moves = slices.Delete(l.moves, 0, min(moved, len(l.moves)))
 			l.leased = l.leased || moved > 0
 			l.pending = false
-			if l.s.byDiff[l.row.DiffID] == l.id {
-				delete(l.s.byDiff, l.row.DiffID)
+			for _, name := range l.row.indexNames() {
+				if l.s.byDiff[name] == l.id {
+					delete(l.s.byDiff, name)
+				}
 			}
 		},
 	}, false)

@@ -289,13 +289,20 @@ func (s *Store) removeRow(tx *bolt.Tx, r *record) error {
 	lease := r.ID
 	switch r.kind {
 	case layerRecord:
+		var row layerRow
+		if getRow(bucket(tx, bucketLayers), r.key, &row) {
+			index := bucket(tx, bucketDiffIDs)
+			for _, name := range row.indexNames() {
+				if string(index.Get([]byte(name))) != r.key {
+					continue
+				}
+				if err := index.Delete([]byte(name)); err != nil {
+					return err
+				}
+			}
+		}
 		if err := bucket(tx, bucketLayers).Delete([]byte(r.key)); err != nil {
 			return err
-		}
-		if index := bucket(tx, bucketDiffIDs); r.diffID != "" && string(index.Get([]byte(r.diffID))) == r.key {
-			if err := index.Delete([]byte(r.diffID)); err != nil {
-				return err
-			}
 		}
 	case dirRecord:
 		if err := bucket(tx, bucketDirs).Delete([]byte(r.key)); err != nil {

@@ -33,10 +33,9 @@ type Record struct {
 // A record is a Record and what is behind it.
 type record struct {
 	Record
-	kind   recordKind
-	key    string // of the row
-	slot   *slot
-	diffID digest.Digest
+	kind recordKind
+	key  string // of the row
+	slot *slot
 	// needs are records that are of no use to this one's owner once they are gone: parents
 	// of a layer, layers of an image, base of a directory.
 	needs []string
@@ -192,7 +191,7 @@ func layerToRecord(id string, row *layerRow) *record {
 			ID: id, Parents: row.Parents, Created: row.Created, UsageCount: row.UsageCount, Size: row.Size,
 			Description: row.Description, Type: row.Type,
 		},
-		kind: layerRecord, key: id, slot: row.Slot, diffID: row.DiffID, needs: row.Parents,
+		kind: layerRecord, key: id, slot: row.Slot, needs: row.Parents,
 	}
 	if !row.LastUsed.IsZero() {
 		r.LastUsed = &row.LastUsed

@@ -85,9 +85,13 @@ func (s *Store) LayersOf(ctx context.Context, diffIDs []digest.Digest) (*Ref, er
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ids := make([]string, len(diffIDs))
+	prefer := make([]digest.Digest, len(diffIDs))
 	if err := s.db.View(func(tx *bolt.Tx) error {
 		for i, d := range diffIDs {
 			if ids[i] = s.byDiffID(tx, d); ids[i] == "" {
+				ids[i] = s.byDiffID(tx, clamped(d))
+			}
+			if ids[i] == "" {
 				return fmt.Errorf("layer with diff ID %s: %w", short(d.String()), errdefs.ErrNotFound)
 			}
 		}
@@ -99,7 +103,40 @@ func (s *Store) LayersOf(ctx context.Context, diffIDs []digest.Digest) (*Ref, er
 	if err != nil {
 		return nil, err
 	}
-	return newRef(s, list, make([]digest.Digest, len(list)), heads(list)), nil
+	for i, l := range list {
+		prefer[i] = l.blobOf(diffIDs[i])
+	}
+	return newRef(s, list, prefer, heads(list)), nil
+}
+
+// clamped is the name in the index of a blob whose files are clamped to an epoch: the
+// layer's own files have other times, so nobody else's layer of that diff ID is it.
+func clamped(d digest.Digest) digest.Digest { return "clamped " + d }
+
+// indexNames are those under which a layer is found by diff ID.
+func (r *layerRow) indexNames() []digest.Digest {
+	var out []digest.Digest
+	if r.DiffID != "" {
+		out = append(out, r.DiffID)
+	}
+	for _, b := range r.Blobs {
+		if b.Epoch != nil {
+			out = append(out, clamped(b.DiffID))
+		}
+	}
+	return out
+}
+
+// blobOf returns the digest of a blob with the diff ID, or "".
+func (l *layer) blobOf(diffID digest.Digest) digest.Digest {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, b := range l.row.Blobs {
+		if b.DiffID == diffID {
+			return b.Digest
+		}
+	}
+	return ""
 }
 
 // byDiffID returns the layer with a diff ID, or "". The caller holds s.mu.
