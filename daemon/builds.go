@@ -64,8 +64,8 @@ func (d *Daemon) find(ctx context.Context, id string) (*progress.Stream, error) 
 			stream = b.stream
 		}
 		for _, e := range d.ended {
-			if stream == nil && e.id == id {
-				stream = e.stream
+			if e.id == id && d.builds[id] == nil {
+				stream = e.stream // the latest is the last
 			}
 		}
 		added := d.added

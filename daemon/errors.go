@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
@@ -30,6 +31,7 @@ func toStatus(err error) error {
 	}
 	st := &statusError{code: code(err), msg: err.Error()}
 	st.collect(err)
+	st.msg = strings.ToValidUTF8(st.msg, "\uFFFD") // names of files may be any bytes
 	return st.status().Err()
 }
 
@@ -46,7 +48,8 @@ func (s *statusError) status() *status.Status {
 }
 
 // collect walks the whole tree of err and keeps every typed payload, outermost last:
-// clients wrap them again in that order.
+// clients wrap them again in that order. Of an error that came over gRPC, such as what a
+// client returns through the gateway, it keeps the message and the payloads it has.
 func (s *statusError) collect(err error) {
 	if err == nil {
 		return
@@ -61,6 +64,10 @@ func (s *statusError) collect(err error) {
 	}
 	var payload any
 	switch e := err.(type) {
+	case interface{ GRPCStatus() *status.Status }:
+		st := e.GRPCStatus()
+		s.msg = strings.ReplaceAll(s.msg, err.Error(), st.Message())
+		s.details = append(s.details, st.Proto().GetDetails()...)
 	case *errdefs.SourceError:
 		payload = e.Source
 	case *errdefs.VertexError:
@@ -71,6 +78,8 @@ func (s *statusError) collect(err error) {
 		payload = e.FrontendCap
 	case *errdefs.UnsupportedSubrequestError:
 		payload = e.Subrequest
+	case *errdefs.UnsupportedCompatibilityFeatureError:
+		payload = e.CompatibilityFeature
 	case *runc.ExitError:
 		payload = &gwpb.ExitMessage{Code: uint32(e.Code)}
 	}
@@ -147,25 +156,27 @@ func locate(err error, find func(*solver.VertexError) (*llb.Vertex, []*pb.Source
 
 // unaryErrors and streamErrors give every handler typed errors, and turn a panic into
 // the failure of that one request.
-func unaryErrors(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (resp any, err error) {
+func (d *Daemon) unaryErrors(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (resp any, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = panicked(r)
+			err = d.panicked(info.FullMethod, r)
 		}
 	}()
 	resp, err = h(ctx, req)
 	return resp, toStatus(err)
 }
 
-func streamErrors(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
+func (d *Daemon) streamErrors(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = panicked(r)
+			err = d.panicked(info.FullMethod, r)
 		}
 	}()
 	return toStatus(h(srv, ss))
 }
 
-func panicked(r any) error {
-	return status.Error(codes.Internal, fmt.Sprintf("internal error: %v\n%s", r, debug.Stack()))
+// panicked keeps the trace in the log: it says nothing to users.
+func (d *Daemon) panicked(method string, r any) error {
+	d.log.Error("panic", "method", method, "panic", r, "stack", string(debug.Stack()))
+	return status.Error(codes.Internal, fmt.Sprintf("internal error: %v; the daemon's log has the details", r))
 }

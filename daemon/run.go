@@ -63,8 +63,9 @@ func (d *Daemon) serve(ctx context.Context, listeners []net.Listener) error {
 	defer cancel()
 	srv := grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
-		grpc.ChainUnaryInterceptor(d.countUnary, unaryErrors),
-		grpc.ChainStreamInterceptor(d.countStream, streamErrors),
+		grpc.ChainUnaryInterceptor(d.countUnary, d.unaryErrors),
+		grpc.ChainStreamInterceptor(d.countStream, d.streamErrors),
+		grpc.WaitForHandlers(true),
 	)
 	controlapi.RegisterControlServer(srv, &control{d: d})
 	gwpb.RegisterLLBBridgeServer(srv, d.gateway)
@@ -183,8 +184,16 @@ func listenUnix(path string) (net.Listener, error) {
 		c.Close()
 		return nil, fmt.Errorf("another daemon listens on %s", path)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	switch st, err := os.Lstat(path); {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
 		return nil, err
+	case st.Mode().Type() != os.ModeSocket:
+		return nil, fmt.Errorf("address unix://%s: there is something that is not a socket", path)
+	default:
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {

@@ -118,6 +118,10 @@ func (c *cell) predict(a *attempt) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !m.scouted {
+		m.scouted = true
+		c.scout()
+	}
 	spec, _ := a.need(&c.spec).(*pinned)
 	preds := make([]*prediction, len(c.ins))
 	missing := spec == nil
@@ -197,6 +201,7 @@ type gathered struct {
 	run     *run
 	rewinds int
 
+	scouted bool        // predict: scouts were sent
 	hopeful bool        // predict: an answer may be stored
 	pred    *prediction // solve: what was predicted, and looked up
 	key     *Key        // solve: exact, and looked up

@@ -34,8 +34,12 @@ type Job struct {
 	loaded map[*Vertex]*cell
 	cells  map[Def]*cell     // each once; a job never changes its mind about a Def
 	roots  map[*attempt]bool // of the Builds under way
-	hits   []*cell           // found since cover was last called
-	last   JobStats          // when closed
+	// scouts are the roots that scout made for the Builds under way, ended or not;
+	// scouted are the cells that have sent theirs.
+	scouts  map[*attempt]bool
+	scouted map[*cell]bool
+	hits    []*cell  // found since cover was last called
+	last    JobStats // when closed
 }
 
 // JobStats count what became of a job's vertices.
@@ -64,9 +68,11 @@ func (s *Solver) NewJob(id string, opt JobOptions) *Job {
 	s.open++
 	return &Job{
 		s: s, id: id, opt: opt, seq: s.jobs, stamp: jobStamp(id, s.jobs), created: time.Now(),
-		loaded: make(map[*Vertex]*cell),
-		cells:  make(map[Def]*cell),
-		roots:  make(map[*attempt]bool),
+		loaded:  make(map[*Vertex]*cell),
+		cells:   make(map[Def]*cell),
+		roots:   make(map[*attempt]bool),
+		scouts:  make(map[*attempt]bool),
+		scouted: make(map[*cell]bool),
 	}
 }
 
@@ -118,6 +124,7 @@ func (j *Job) Build(ctx context.Context, e Edge) (Result, error) {
 	s.mu.Lock()
 	defer s.unlock()
 	delete(j.roots, root)
+	j.recall()
 	if !root.ended {
 		if !root.dead {
 			s.kill(root)
@@ -218,6 +225,7 @@ func (j *Job) Close() {
 		clear(j.roots)
 		j.giveUp()
 	}
+	j.recall()
 	for _, c := range j.cells {
 		c.leave(j)
 	}

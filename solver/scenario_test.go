@@ -174,6 +174,39 @@ func TestMakespan(t *testing.T) {
 	})
 }
 
+// A chain of COPYs, each from a stage of its own, builds the stages side by side when all
+// are new; when one has changed it builds that one only.
+func TestStagesOfAChainOfCopies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.w.sources = map[string]string{}
+		v := r.w.op("copy0", read{stage(r, 0), 0, 0})
+		for i := 1; i < 8; i++ {
+			v = r.w.op(fmt.Sprint("copy", i), read{v, whole, 0}, read{stage(r, i), 0, 0})
+		}
+		start := time.Now()
+		r.build(v)
+		if took := time.Since(start); took != time.Minute {
+			t.Errorf("eight stages of a minute took %v", took)
+		}
+		r.w.runs()
+		r.set("s3", "changed")
+		r.build(v)
+		got := r.w.runs()
+		if !strings.Contains(got, "stage3") || strings.Contains(got, "stage4") || strings.Contains(got, "stage2") {
+			t.Error("ran", got)
+		}
+		r.quiet()
+	})
+}
+
+func stage(r *rig, i int) *solver.Vertex {
+	name := fmt.Sprint("stage", i)
+	r.w.sources[fmt.Sprint("s", i)] = name
+	r.w.dur[name] = time.Minute
+	return r.w.op(name, read{r.w.src(fmt.Sprint("s", i)), whole, 0})
+}
+
 func TestLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -112,10 +112,7 @@ func (m *mounting) bind(ctx context.Context, i int, mt *pb.Mount, ref solver.Ref
 			root, err = m.draft(ctx, i, layers)
 		}
 		if err != nil {
-			if ref != nil {
-				err = lost(ref, err)
-			}
-			return "", err
+			return "", lost(ref, err)
 		}
 	}
 	return inside(root, mt.Selector)
@@ -177,7 +174,7 @@ func (m *mounting) cache(ctx context.Context, mt *pb.Mount, ref solver.Ref) (str
 	}
 	dir, err := m.w.Store.OpenDir(ctx, key, desc, sharing, base, m.w.access(m.d))
 	if err != nil {
-		return "", err
+		return "", lost(ref, err)
 	}
 	m.undo = append(m.undo, dir.Close)
 	return inside(dir.Path, mt.Selector)

@@ -230,10 +230,7 @@ func (r *fileRun) action(ctx context.Context, i int, a *pb.FileAction) error {
 		if c := a.GetCopy(); from != nil && !present(ctx, opt.Source, copied(c)) {
 			err = missing(ctx, r.d, err, c.Src, from, opt.Source)
 		}
-		if from != nil {
-			err = lost(from, err)
-		}
-		return err
+		return lost(from, err)
 	}
 	if a.Output < 0 {
 		return nil

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/solver"
@@ -74,10 +75,8 @@ func (o *diffOp) Run(ctx context.Context, d solver.Demand, _ solver.Spec, in []s
 	defer upper.Release()
 	ref, err := o.w.Store.Diff(ctx, o.w.access(d), lower, upper)
 	if err != nil {
-		if lowerRef != nil {
-			err = lost(lowerRef, err)
-		}
-		if upperRef != nil {
+		err = lost(lowerRef, err)
+		if was := (*solver.LostError)(nil); !errors.As(err, &was) {
 			err = lost(upperRef, err)
 		}
 		return nil, err

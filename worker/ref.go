@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/internal/treehash"
@@ -100,10 +101,12 @@ func (w *Worker) Layers(ctx context.Context, ref solver.Ref) (*snapshot.Ref, err
 	return nil, errors.New("unknown kind of result")
 }
 
-// lost turns the discovery that a layer is gone into what the solver acts on.
+// lost turns the discovery that a layer of ref is gone into what the solver acts on. It
+// returns other errors, and that a layer of something else is gone, as they are.
 func lost(ref solver.Ref, err error) error {
 	var gone *snapshot.LostError
-	if errors.As(err, &gone) {
+	r, ok := ref.(*Ref)
+	if ok && r.snap != nil && errors.As(err, &gone) && slices.Contains(r.snap.LayerIDs(), gone.LayerID) {
 		return &solver.LostError{Ref: ref, Err: err}
 	}
 	return err

@@ -441,3 +441,5 @@ func wait[T any](t testing.TB, c <-chan T) T {
 		panic("unreachable")
 	}
 }
+
+func write(path, content string) error { return os.WriteFile(path, []byte(content), 0o644) }

@@ -1,0 +1,135 @@
+package contextfs
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/moby/patternmatcher"
+	"github.com/tonistiigi/fsutil"
+)
+
+// Patterns say which paths of a directory are meant. They mean what they mean to fsutil:
+// a path is left out unless it matches Include or is one of Follow (if there are any) and
+// does not match Exclude; a directory that is left out is there nevertheless if something
+// in it is.
+type Patterns struct {
+	Include, Exclude []string // as in .dockerignore
+	Follow           []string // paths, and what symlinks in them lead to
+}
+
+// A filter decides about paths. Decisions about a directory may be made in any goroutine
+// once its parent's are made.
+type filter struct {
+	include, exclude *patternmatcher.PatternMatcher // nil: all, none
+	// If all of them are plain paths, a directory is entered only if one of these (each
+	// ends with a slash) begins with it.
+	includes, exceptions      []string
+	plainIncludes, plainExcep bool
+}
+
+// matches is what is known of a directory for matching what is in it.
+type matches struct{ include, exclude patternmatcher.MatchInfo }
+
+func newFilter(f *FS, p Patterns) (*filter, error) {
+	include := slices.Clone(p.Include)
+	if len(p.Follow) > 0 {
+		targets, err := fsutil.FollowLinks(f, p.Follow)
+		if err != nil {
+			return nil, err
+		}
+		if targets != nil {
+			include = outermost(append(include, targets...))
+		}
+	}
+	var out filter
+	var err error
+	if len(include) > 0 {
+		if out.include, err = patternmatcher.New(include); err != nil {
+			return nil, err
+		}
+		out.includes, out.plainIncludes = prefixes(out.include, false)
+	}
+	if len(p.Exclude) > 0 {
+		if out.exclude, err = patternmatcher.New(p.Exclude); err != nil {
+			return nil, err
+		}
+		out.exceptions, out.plainExcep = prefixes(out.exclude, true)
+	}
+	return &out, nil
+}
+
+// outermost drops paths that lie below the one kept before them; "." makes the list empty,
+// which admits everything.
+func outermost(list []string) []string {
+	var out []string
+	last := ""
+	for _, p := range list {
+		if p == "." {
+			return nil
+		}
+		if strings.HasPrefix(p, last+"/") {
+			continue
+		}
+		out, last = append(out, p), p
+	}
+	return out
+}
+
+// prefixes returns the patterns of one sign without their last glob, each with a slash,
+// and whether all are plain paths.
+func prefixes(m *patternmatcher.PatternMatcher, exclusion bool) ([]string, bool) {
+	var list []string
+	plain := true
+	for _, p := range m.Patterns() {
+		if p.Exclusion() != exclusion {
+			continue
+		}
+		const sep = string(filepath.Separator)
+		s := strings.TrimSuffix(strings.TrimSuffix(p.String(), sep+"**"), sep+"*")
+		plain = plain && !strings.ContainsAny(s, `*[]?^\`)
+		list = append(list, s+sep)
+	}
+	return list, plain
+}
+
+// admit decides about a path: whether it is meant, and if it is a directory, whether
+// anything in it may be.
+func (f *filter) admit(path string, dir bool, parent *matches) (m matches, keep, enter bool, err error) {
+	keep, enter = true, dir
+	if f.include != nil {
+		var ok bool
+		if ok, m.include, err = f.include.MatchesUsingParentResults(path, parent.include); err != nil {
+			return m, false, false, err
+		}
+		if !ok {
+			keep = false
+			if dir && f.plainIncludes && !leads(f.includes, path) {
+				return m, false, false, nil
+			}
+		}
+	}
+	if f.exclude != nil {
+		var hit bool
+		if hit, m.exclude, err = f.exclude.MatchesUsingParentResults(path, parent.exclude); err != nil {
+			return m, false, false, err
+		}
+		if hit {
+			keep = false
+			if dir && f.plainExcep && !leads(f.exceptions, path) {
+				enter = false
+			}
+		}
+	}
+	return m, keep, enter, nil
+}
+
+// leads reports whether one of the patterns begins with the directory path.
+func leads(patterns []string, path string) bool {
+	for _, p := range patterns {
+		if len(p) > len(path) && p[len(path)] == filepath.Separator && p[:len(path)] == path {
+			return true
+		}
+	}
+	return false
+}
