@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/internal/progress"
 	"github.com/dbuild/dbuild/internal/snapshot"
@@ -13,6 +14,7 @@ import (
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker"
 	bksession "github.com/moby/buildkit/session"
+	bkerrdefs "github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -47,7 +49,7 @@ var (
 	_ worker.Client   = (*build)(nil)
 )
 
-func (d *Daemon) newBuild(r *request) (*build, error) {
+func (d *Daemon) newBuild(r *request) *build {
 	b := &build{
 		d: d, id: r.id, blobs: r.blobs(), stream: progress.NewStream(),
 		vertices: map[digest.Digest]origin{},
@@ -57,15 +59,33 @@ func (d *Daemon) newBuild(r *request) (*build, error) {
 	if r.session != "" {
 		b.sessions = []string{r.session}
 	}
+	b.job = d.solver.NewJob(r.id, solver.JobOptions{Stream: b.stream, Value: b})
+	return b
+}
+
+// permit grants the build what it asks for, or says why not. What would change the result
+// and is not known here is refused, not ignored.
+func (b *build) permit(r *request) error {
 	for _, e := range r.entitlements {
-		if !slices.Contains(d.cfg.Entitlements, e) {
-			return nil, fmt.Errorf("%s is not allowed by this daemon: start it with --allow %s", e, e)
+		if !slices.Contains(b.d.cfg.Entitlements, e) {
+			return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s is not allowed by this daemon: start it with --allow %s", e, e))
 		}
 		b.load.HostNetwork = b.load.HostNetwork || e == "network.host"
 		b.load.Insecure = b.load.Insecure || e == "security.insecure"
 	}
-	b.job = d.solver.NewJob(r.id, solver.JobOptions{Stream: b.stream, Value: b})
-	return b, nil
+	for i, e := range r.exporters {
+		if e == nil {
+			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("exporter %d is empty", i))
+		}
+	}
+	if len(r.policy.GetRules()) > 0 {
+		return errdefs.ErrNotImplemented.WithMessage("not implemented: source policies")
+	}
+	switch r.compatibility {
+	case 0, 10, 20, 30:
+		return nil
+	}
+	return bkerrdefs.NewUnsupportedCompatibilityFeatureError(int(r.compatibility), "set: this daemon knows 10, 20 and 30")
 }
 
 // Sessions implements worker.Client.

@@ -12,6 +12,7 @@ import (
 	controlapi "github.com/moby/buildkit/api/services/control"
 	apitypes "github.com/moby/buildkit/api/types"
 	"github.com/moby/buildkit/solver/pb"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -172,6 +173,10 @@ type request struct {
 	imports      []*controlapi.CacheOptionsEntry
 	exports      []*controlapi.CacheOptionsEntry
 	entitlements []string
+	policy       *spb.Policy
+	// compatibility is the version of BuildKit's behaviour that the client wants; 0 is the
+	// newest.
+	compatibility int64
 }
 
 func newRequest(req *controlapi.SolveRequest) (*request, error) {
@@ -179,6 +184,7 @@ func newRequest(req *controlapi.SolveRequest) (*request, error) {
 		id: req.GetRef(), session: req.GetSession(), frontend: req.GetFrontend(), attrs: maps.Clone(req.GetFrontendAttrs()),
 		definition: req.GetDefinition(), inputs: req.GetFrontendInputs(), exporters: req.GetExporters(),
 		imports: req.GetCache().GetImports(), exports: req.GetCache().GetExports(), entitlements: req.GetEntitlements(),
+		policy: req.GetSourcePolicy(), compatibility: req.GetCompatibilityVersion(),
 	}
 	if r.id == "" {
 		return nil, status.Error(codes.InvalidArgument, "the build has no ref: set Ref to a unique id")
@@ -201,10 +207,7 @@ func newRequest(req *controlapi.SolveRequest) (*request, error) {
 	}
 	epoch := r.attrs["build-arg:SOURCE_DATE_EPOCH"]
 	for i, e := range r.exporters {
-		if e == nil {
-			return nil, status.Errorf(codes.InvalidArgument, "exporter %d is empty", i)
-		}
-		if epoch == "" || e.Attrs["source-date-epoch"] != "" {
+		if e == nil || epoch == "" || e.Attrs["source-date-epoch"] != "" {
 			continue
 		}
 		attrs := maps.Clone(e.Attrs)

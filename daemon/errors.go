@@ -31,7 +31,7 @@ func toStatus(err error) error {
 	}
 	st := &statusError{code: code(err), msg: err.Error()}
 	st.collect(err)
-	st.msg = strings.ToValidUTF8(st.msg, "\uFFFD") // names of files may be any bytes
+	st.msg = valid(st.msg)
 	return st.status().Err()
 }
 

@@ -12,6 +12,20 @@ import (
 	"github.com/dbuild/dbuild/exporter/tar"
 )
 
+// exporters makes the exporters of a request: what is wrong with them is said before
+// anything is built.
+func (d *Daemon) exporters(r *request) ([]exporter.Exporter, error) {
+	var out []exporter.Exporter
+	for i, e := range r.exporters {
+		x, err := d.exporter(i, e.GetType(), e.GetAttrs())
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, x)
+	}
+	return out, nil
+}
+
 // exporter makes the i-th exporter of a request.
 func (d *Daemon) exporter(i int, kind string, attrs map[string]string) (exporter.Exporter, error) {
 	to := exporter.Client{Sessions: d.sessions.BuildKit(), Index: i}

@@ -2,19 +2,26 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/internal/treehash"
 	"github.com/dbuild/dbuild/solver"
+	"github.com/dbuild/dbuild/worker"
 	"github.com/moby/buildkit/solver/pb"
 	fstypes "github.com/tonistiigi/fsutil/types"
 )
+
+// maxLost is how often a result is made again because it was lost.
+const maxLost = 2
 
 // maxReadFile bounds what a frontend may read at once, in bytes: it must fit one message.
 const maxReadFile = 14 << 20
@@ -65,18 +72,43 @@ func (r *ref) result(ctx context.Context) (solver.Ref, error) {
 	return out.Ref, nil
 }
 
+// forget drops what r was built to if a layer of it is the one that is lost, so that it is
+// built again. It reports whether it did.
+func (r *ref) forget(layer string) bool {
+	r.mu.Lock()
+	res, ok := r.res.(*worker.Ref)
+	ok = ok && res.Snapshot() != nil && slices.Contains(res.Snapshot().LayerIDs(), layer)
+	if ok {
+		r.res = nil // the build still holds it
+	}
+	r.mu.Unlock()
+	if ok {
+		r.b.job.Forget(res)
+	}
+	return ok
+}
+
+// open builds r and opens it.
+func (r *ref) open(ctx context.Context) (treehash.FS, error) {
+	for try := 0; ; try++ {
+		res, err := r.result(ctx)
+		if err != nil || res == nil {
+			return treehash.Empty, err
+		}
+		tree, err := r.b.d.worker.Files(ctx, snapshot.Access{Group: r.b.group()}, res)
+		var lost *snapshot.LostError
+		if errors.As(err, &lost) && try < maxLost && r.forget(lost.LayerID) {
+			continue
+		}
+		return tree, err
+	}
+}
+
 // files builds r and opens it; it returns p resolved to a path without symlinks.
 func (r *ref) files(ctx context.Context, p string) (treehash.FS, string, error) {
-	res, err := r.result(ctx)
+	tree, err := r.open(ctx)
 	if err != nil {
 		return nil, "", err
-	}
-	tree := treehash.Empty
-	if res != nil {
-		tree, err = r.b.d.worker.Files(ctx, snapshot.Access{Group: r.b.group()}, res)
-		if err != nil {
-			return nil, "", err
-		}
 	}
 	p = strings.TrimPrefix(path.Clean("/"+p), "/")
 	resolved, err := treehash.Resolve(tree, p, true)
@@ -86,7 +118,7 @@ func (r *ref) files(ctx context.Context, p string) (treehash.FS, string, error) 
 // ReadFile implements frontend.Ref.
 func (r *ref) ReadFile(ctx context.Context, p string, offset, length int64) ([]byte, error) {
 	if offset < 0 || length < 0 {
-		return nil, fmt.Errorf("read %s: offset and length must not be negative", p)
+		return nil, errdefs.ErrInvalidArgument.WithMessage("read " + p + ": offset and length must not be negative")
 	}
 	tree, resolved, err := r.files(ctx, p)
 	if err != nil {
@@ -132,6 +164,9 @@ func (r *ref) ReadDir(ctx context.Context, p, include string) ([]*fstypes.Stat, 
 	if err != nil {
 		return nil, err
 	}
+	if _, err := path.Match(include, ""); err != nil {
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("pattern %q: %v", include, err))
+	}
 	names, err := tree.ReadDir(resolved)
 	if err != nil {
 		return nil, err
@@ -139,7 +174,7 @@ func (r *ref) ReadDir(ctx context.Context, p, include string) ([]*fstypes.Stat, 
 	var out []*fstypes.Stat
 	for _, n := range names {
 		if include != "" {
-			if ok, err := path.Match(include, n); err != nil || !ok {
+			if ok, _ := path.Match(include, n); !ok {
 				continue
 			}
 		}

@@ -91,15 +91,22 @@ func (d *Daemon) serve(ctx context.Context, listeners []net.Listener) error {
 	g.Go(func() error {
 		<-ctx.Done()
 		_, _ = sddaemon.SdNotify(false, sddaemon.SdNotifyStopping)
-		// Stop cancels the contexts of running requests; builds clean up on their way out.
-		stopped := make(chan struct{})
+		// Stop cancels the contexts of running requests and waits for them; what their
+		// builds leave behind unwinds by itself.
+		grace, done := context.WithTimeout(context.Background(), stopGrace)
+		defer done()
+		stopped := make(chan error, 1)
 		go func() {
-			defer close(stopped)
 			srv.Stop()
+			stopped <- d.solver.Wait(grace)
 		}()
+		var err error
 		select {
-		case <-stopped:
-		case <-time.After(stopGrace):
+		case err = <-stopped:
+		case <-grace.Done():
+			err = grace.Err()
+		}
+		if err != nil {
 			d.log.Warn("some requests did not end in time")
 		}
 		return nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -21,10 +22,7 @@ import (
 // exporters answered.
 func (d *Daemon) Build(ctx context.Context, r *request) (_ map[string]string, err error) {
 	started := time.Now()
-	b, err := d.newBuild(r)
-	if err != nil {
-		return nil, err
-	}
+	b := d.newBuild(r)
 	// Clients call Status and the gateway while Solve is still on its way, so the build
 	// can be found before anything slow happens.
 	if err := d.add(b); err != nil {
@@ -41,11 +39,18 @@ func (d *Daemon) Build(ctx context.Context, r *request) (_ map[string]string, er
 		d.log.Info("build done", "build", b.id, "took", time.Since(started).Round(time.Millisecond),
 			"steps", stats.Vertices, "hits", stats.Hits, "ran", stats.Runs, "err", err)
 	}()
-	if r.session != "" {
-		if err := d.watchSession(ctx, r.session, cancel); err != nil {
-			return nil, err
-		}
+	if err := b.permit(r); err != nil {
+		return nil, err
 	}
+	exporters, err := d.exporters(r)
+	if err != nil {
+		return nil, err
+	}
+	arrived := d.watchSession(ctx, r.session, cancel)
+	defer func() {
+		cancel(nil)
+		_ = arrived()
+	}()
 	for _, e := range r.imports {
 		b.notice("importing cache from "+cacheName(e.GetType(), e.GetAttrs()), "not implemented: cache import; the build goes on with the local cache")
 	}
@@ -54,12 +59,12 @@ func (d *Daemon) Build(ctx context.Context, r *request) (_ map[string]string, er
 	if err != nil {
 		return nil, canceled(ctx, err)
 	}
-	if err := b.evaluate(ctx, res); err != nil {
-		return nil, canceled(ctx, err)
-	}
-	resp, err := b.export(ctx, r, res)
+	resp, err := b.deliver(ctx, exporters, res)
 	if err != nil {
 		return nil, canceled(ctx, err)
+	}
+	if err := arrived(); err != nil {
+		return nil, err
 	}
 	for _, e := range r.exports {
 		b.notice("exporting cache to "+cacheName(e.GetType(), e.GetAttrs()), "not implemented: cache export; nothing was written")
@@ -93,31 +98,41 @@ func cacheName(kind string, attrs map[string]string) string {
 	return kind
 }
 
-// watchSession waits for the client's session and cancels the build if it goes away.
-func (d *Daemon) watchSession(ctx context.Context, id string, cancel context.CancelCauseFunc) error {
-	c, err := d.sessions.Get(ctx, id)
-	if err != nil {
-		return fmt.Errorf("the client's session did not arrive: %w", err)
+// watchSession cancels the build if the client's session does not arrive or goes away.
+// Nobody waits for it before the build begins: the client's frontend may be calling
+// already. The function that it returns waits until the session has arrived, or ctx ends.
+func (d *Daemon) watchSession(ctx context.Context, id string, cancel context.CancelCauseFunc) (arrived func() error) {
+	if id == "" {
+		return func() error { return nil }
 	}
-	context.AfterFunc(c.Context(ctx), func() { cancel(fmt.Errorf("the client left: %w", context.Canceled)) })
-	return nil
+	done := make(chan error, 1)
+	go func() {
+		c, err := d.sessions.Get(ctx, id)
+		if err != nil {
+			err = fmt.Errorf("the client's session did not arrive: %w", err)
+			cancel(err)
+		} else {
+			context.AfterFunc(c.Context(ctx), func() { cancel(fmt.Errorf("the client left: %w", context.Canceled)) })
+		}
+		done <- err
+	}()
+	return sync.OnceValue(func() error { return <-done })
 }
 
 // solve produces the result of the request: a definition as it is, a frontend of ours,
 // or whatever the client returns through the gateway.
 func (b *build) solve(ctx context.Context, r *request) (*frontend.Result, error) {
 	switch {
-	case r.definition != nil && len(r.definition.Def) > 0:
-		if r.frontend != "" {
-			return nil, errors.New("a build has either a definition or a frontend, not both")
-		}
+	case r.frontend != "" && len(r.definition.GetDef()) > 0:
+		return nil, errdefs.ErrInvalidArgument.WithMessage("a build has either a definition or a frontend, not both")
+	case r.frontend != "":
+		return b.runFrontend(ctx, r.frontend, &frontend.Request{Opts: r.attrs, Inputs: r.inputs})
+	case r.definition != nil: // without operations it is scratch
 		ref, err := b.Solve(ctx, r.definition)
 		if err != nil {
 			return nil, err
 		}
 		return &frontend.Result{Ref: ref}, nil
-	case r.frontend != "":
-		return b.runFrontend(ctx, r.frontend, &frontend.Request{Opts: r.attrs, Inputs: r.inputs})
 	}
 	return b.d.gateway.Serve(ctx, b.id, gateway.Build{
 		Bridge: b, Frontend: b.runFrontend, Opts: r.attrs, Inputs: r.inputs, Workers: b.d.workers(),
@@ -139,10 +154,34 @@ func (b *build) runFrontend(ctx context.Context, name string, req *frontend.Requ
 	return res, nil
 }
 
+// deliver builds the result and carries it out. If it turns out then that a layer of the
+// result is not to be had any more, the result is made again.
+func (b *build) deliver(ctx context.Context, exporters []exporter.Exporter, res *frontend.Result) (map[string]string, error) {
+	for try := 0; ; try++ {
+		if err := b.evaluate(ctx, res); err != nil {
+			return nil, err
+		}
+		resp, err := b.export(ctx, exporters, res)
+		var lost *snapshot.LostError
+		if !errors.As(err, &lost) || try == maxLost {
+			return resp, err
+		}
+		forgotten := false
+		for _, r := range results(res) {
+			if r, ok := r.(*ref); ok && r.forget(lost.LayerID) {
+				forgotten = true
+			}
+		}
+		if !forgotten {
+			return nil, err
+		}
+	}
+}
+
 // export carries the result out, each exporter in its turn: they share the client.
-func (b *build) export(ctx context.Context, r *request, res *frontend.Result) (map[string]string, error) {
+func (b *build) export(ctx context.Context, exporters []exporter.Exporter, res *frontend.Result) (map[string]string, error) {
 	out := map[string]string{}
-	if len(r.exporters) == 0 {
+	if len(exporters) == 0 {
 		return out, nil
 	}
 	src := exporter.Source{Metadata: res.Metadata}
@@ -159,11 +198,7 @@ func (b *build) export(ctx context.Context, r *request, res *frontend.Result) (m
 	if src.Platforms, err = b.platforms(ctx, res); err != nil {
 		return nil, err
 	}
-	for i, e := range r.exporters {
-		x, err := b.d.exporter(i, e.GetType(), e.GetAttrs())
-		if err != nil {
-			return nil, err
-		}
+	for _, x := range exporters {
 		resp, err := b.exportTo(ctx, x, src)
 		if err != nil {
 			return nil, err

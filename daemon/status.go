@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"strings"
 	"time"
 
 	"github.com/dbuild/dbuild/internal/progress"
@@ -29,7 +30,7 @@ func statusResponses(events []progress.Event) []*controlapi.StatusResponse {
 		case e.Status != nil:
 			s := e.Status
 			cur.Statuses = append(cur.Statuses, &controlapi.VertexStatus{
-				ID: s.ID, Vertex: vertex, Current: s.Current, Total: s.Total,
+				ID: valid(s.ID), Vertex: vertex, Current: s.Current, Total: s.Total,
 				Timestamp: timestamppb.New(s.Timestamp), Started: stamp(s.Started), Completed: stamp(s.Completed),
 			})
 		case e.Output != nil:
@@ -47,7 +48,7 @@ func statusResponses(events []progress.Event) []*controlapi.StatusResponse {
 
 func vertexStatus(v *progress.VertexState) *controlapi.Vertex {
 	out := &controlapi.Vertex{
-		Digest: v.Digest.String(), Name: v.Name, Cached: v.Cached, Error: v.Error,
+		Digest: v.Digest.String(), Name: valid(v.Name), Cached: v.Cached, Error: valid(v.Error),
 		Started: stamp(v.Started), Completed: stamp(v.Completed),
 	}
 	for _, in := range v.Inputs {
@@ -65,6 +66,9 @@ func warningStatus(vertex string, w *progress.Warning) *controlapi.VertexWarning
 	out.Ranges, _ = w.Ranges.([]*pb.Range)
 	return out
 }
+
+// valid is s as a message may contain it: names of files may be any bytes.
+func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 func stamp(t *time.Time) *timestamppb.Timestamp {
 	if t == nil {

@@ -41,8 +41,9 @@ var ErrNoSession = errors.New("the client that started this build is not connect
 type Manager struct {
 	bk *bksession.Manager
 
-	mu  sync.Mutex
-	ids map[string]struct{} // of connected sessions
+	mu    sync.Mutex
+	ids   map[string]struct{} // of connected sessions
+	lanes map[string]*lanes   // by session id
 }
 
 // NewManager returns a Manager without sessions.
@@ -51,19 +52,23 @@ func NewManager() (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Manager{bk: bk, ids: map[string]struct{}{}}, nil
+	return &Manager{bk: bk, ids: map[string]struct{}{}, lanes: map[string]*lanes{}}, nil
 }
 
 // BuildKit returns the underlying manager, for packages that speak to it directly.
 func (m *Manager) BuildKit() *bksession.Manager { return m.bk }
 
-// Handle serves a session on a stream of the control API, until the client leaves, its
-// health check fails, or ctx ends.
+// Handle serves a session, or a lane of one, on a stream of the control API, until the
+// client leaves, its health check fails, or ctx ends.
 func (m *Manager) Handle(ctx context.Context, stream Stream) error {
 	md, _ := metadata.FromIncomingContext(stream.Context())
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	return m.HandleConn(ctx, newConn(stream, cancel), md)
+	conn := newConn(stream, cancel)
+	if id := header(md, LaneHeader); id != "" && len(id) <= maxIDBytes {
+		return m.handleLane(ctx, conn, id)
+	}
+	return m.HandleConn(ctx, conn, md)
 }
 
 // HandleConn serves a session on conn, which carries HTTP/2 with prior knowledge; headers

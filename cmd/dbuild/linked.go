@@ -2,9 +2,8 @@ package main
 
 import (
 	"context"
-	"io/fs"
-	"time"
 
+	"github.com/dbuild/dbuild/cmd/dbuild/internal/contextfs"
 	"github.com/dbuild/dbuild/daemon"
 	"github.com/dbuild/dbuild/source/local"
 	"github.com/dbuild/dbuild/worker/runc"
@@ -27,4 +26,6 @@ func version() string { return daemon.Version }
 
 func runDaemon(ctx context.Context, cfg daemonConfig) error { return daemon.Run(ctx, cfg) }
 
-func clientStat(fi fs.FileInfo, now time.Time) []byte { return local.ClientStat(fi, now) }
+func clientStat(b []byte, v contextfs.Version) []byte {
+	return local.AppendClientStat(b, v.Dev, v.Ino, v.Changed, v.Size, v.Seen)
+}

@@ -77,7 +77,7 @@ func (b *bench) base() error {
 	if err := write(dir, "Dockerfile", "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n"); err != nil {
 		return err
 	}
-	return b.peers[0].build(dir, "type=image,name="+b.registry.addr+"/base,push=true")
+	return b.peers[0].build(dir, "type=image,name="+b.registry.addr+"/base,push=true,store=false")
 }
 
 func (b *bench) args() []string { return []string{"REG=" + b.registry.addr} }
@@ -230,7 +230,7 @@ func relabel(b *bench, dir string) error {
 	if err := layers(4, 40)(b, big); err != nil {
 		return err
 	}
-	if err := b.peers[0].build(big, "type=image,name="+b.registry.addr+"/big,push=true", b.args()...); err != nil {
+	if err := b.peers[0].build(big, "type=image,name="+b.registry.addr+"/big,push=true,store=false", b.args()...); err != nil {
 		return err
 	}
 	if err := write(filepath.Join(dir, "relabel"), "Dockerfile", "ARG REG\nFROM $REG/big\nLABEL a=b\n"); err != nil {

@@ -16,23 +16,28 @@ const StatXattr = "dbuild.stat"
 // files with the time of the last tick, 10 ms at the slowest usual rate.
 const racy = 25 * time.Millisecond
 
-// ClientStat returns the value of StatXattr for a file: device, inode, change time and
-// size. It returns nil for what is not a regular file, and for a file changed so shortly
-// before now that another change might not show; now must have been read before fi was.
-//
-// Writes through a memory mapping show only when the kernel writes the page back.
+// ClientStat returns the value of StatXattr for a file. It returns nil for what is not a
+// regular file; else see AppendClientStat. now must have been read before fi was.
 func ClientStat(fi fs.FileInfo, now time.Time) []byte {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok || !fi.Mode().IsRegular() {
 		return nil
 	}
-	changed := time.Unix(st.Ctim.Unix())
-	if now.Sub(changed) < racy {
-		return nil
+	return AppendClientStat(nil, uint64(st.Dev), st.Ino, syscall.TimespecToNsec(st.Ctim), st.Size, now.UnixNano())
+}
+
+// AppendClientStat appends the value of StatXattr for a regular file to b: device, inode,
+// change time and size. It appends nothing for a file changed so shortly before now that
+// another change might not show; now must have been read before the rest was. Times are
+// nanoseconds since 1970.
+//
+// Writes through a memory mapping show only when the kernel writes the page back.
+func AppendClientStat(b []byte, dev, ino uint64, changed, size, now int64) []byte {
+	if now-changed < int64(racy) {
+		return b
 	}
-	b := make([]byte, 0, 40)
-	b = binary.LittleEndian.AppendUint64(b, uint64(st.Dev))
-	b = binary.LittleEndian.AppendUint64(b, st.Ino)
-	b = binary.LittleEndian.AppendUint64(b, uint64(changed.UnixNano()))
-	return binary.LittleEndian.AppendUint64(b, uint64(st.Size))
+	b = binary.LittleEndian.AppendUint64(b, dev)
+	b = binary.LittleEndian.AppendUint64(b, ino)
+	b = binary.LittleEndian.AppendUint64(b, uint64(changed))
+	return binary.LittleEndian.AppendUint64(b, uint64(size))
 }

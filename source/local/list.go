@@ -16,10 +16,10 @@ const maxListed = 100_000
 // missing from a Tree.
 func (s *Source) List(ctx context.Context, g session.Group, req Request) ([]string, error) {
 	var names []string
-	list := func(ctx context.Context, c session.Caller) error {
+	list := func(ctx context.Context, id string, c session.Caller) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		stream, err := open(ctx, c, req)
+		stream, err := s.open(ctx, id, c, req)
 		if err != nil {
 			return err
 		}
@@ -44,10 +44,10 @@ func (s *Source) List(ctx context.Context, g session.Group, req Request) ([]stri
 	}
 	if req.SessionID != "" {
 		if c, err := s.cfg.Sessions.Get(ctx, req.SessionID); err == nil {
-			err = s.cfg.Sessions.With(ctx, c, func(ctx context.Context) error { return list(ctx, c) })
+			err = s.cfg.Sessions.With(ctx, c, func(ctx context.Context) error { return list(ctx, req.SessionID, c) })
 			return names, s.explain(req, err)
 		}
 	}
-	err := s.cfg.Sessions.Any(ctx, g, func(ctx context.Context, _ string, c session.Caller) error { return list(ctx, c) })
+	err := s.cfg.Sessions.Any(ctx, g, list)
 	return names, s.explain(req, err)
 }

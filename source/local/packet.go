@@ -1,6 +1,7 @@
 package local
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 
@@ -53,6 +54,18 @@ func (p *packet) Decode(data mem.BufferSlice) error {
 	content, err := p.parse(p.bufs[0].ReadOnlyData())
 	if len(content) > 0 {
 		p.data = append(p.data, piece{content, p.bufs[0]})
+	}
+	return err
+}
+
+// view decodes a packet from b, which it points to afterwards; content is copied.
+func (p *packet) view(b []byte) error {
+	p.free()
+	p.kind, p.id, p.data, p.stat, p.size = 0, 0, p.data[:0], nil, len(b)
+	content, err := p.parse(b)
+	if len(content) > 0 {
+		content = bytes.Clone(content)
+		p.data = append(p.data, piece{content, mem.SliceBuffer(content)})
 	}
 	return err
 }

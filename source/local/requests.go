@@ -72,10 +72,16 @@ func (r *requests) run(ctx context.Context, stream Stream) error {
 			}
 		}
 		if complete {
-			return sendError(ctx, stream.SendMsg(&types.Packet{Type: types.PACKET_FIN}))
+			if err := stream.SendMsg(&types.Packet{Type: types.PACKET_FIN}); err != nil {
+				return sendError(ctx, err)
+			}
+			return sendError(ctx, flush(stream))
 		}
 		if n > 0 {
 			continue
+		}
+		if err := flush(stream); err != nil {
+			return sendError(ctx, err)
 		}
 		select {
 		case <-r.wake:
@@ -83,6 +89,14 @@ func (r *requests) run(ctx context.Context, stream Stream) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// flush sends what a stream may hold back.
+func flush(stream Stream) error {
+	if l, ok := stream.(*lane); ok {
+		return l.flush()
+	}
+	return nil
 }
 
 // sendError drops an error of sending: a stream that is broken gives its reason to the

@@ -87,22 +87,20 @@ func (s *Source) Sync(ctx context.Context, g session.Group, req Request, log *pr
 		return nil, errors.New("not implemented: local sources that transfer metadata only")
 	}
 	var tree *Tree
-	do := func(ctx context.Context, c session.Caller) (err error) {
-		tree, err = s.sync(ctx, c, req, log)
+	do := func(ctx context.Context, id string, c session.Caller) (err error) {
+		tree, err = s.sync(ctx, id, c, req, log)
 		return err
 	}
 	if req.SessionID != "" {
 		c, err := s.cfg.Sessions.Get(ctx, req.SessionID)
 		if err == nil {
-			err = s.cfg.Sessions.With(ctx, c, func(ctx context.Context) error { return do(ctx, c) })
+			err = s.cfg.Sessions.With(ctx, c, func(ctx context.Context) error { return do(ctx, req.SessionID, c) })
 		}
 		if err == nil || ctx.Err() != nil || !errors.Is(err, session.ErrNoSession) && status.Code(err) != codes.NotFound {
 			return tree, s.explain(req, err)
 		}
 	}
-	err := s.cfg.Sessions.Any(ctx, g, func(ctx context.Context, _ string, c session.Caller) error {
-		return do(ctx, c)
-	})
+	err := s.cfg.Sessions.Any(ctx, g, do)
 	return tree, s.explain(req, err)
 }
 
@@ -117,7 +115,7 @@ func (s *Source) explain(req Request, err error) error {
 }
 
 // sync receives the directory from one session.
-func (s *Source) sync(ctx context.Context, c session.Caller, req Request, log *progress.Log) (*Tree, error) {
+func (s *Source) sync(ctx context.Context, id string, c session.Caller, req Request, log *progress.Log) (*Tree, error) {
 	owner := c.SharedKey() + "\n" + req.SharedKeyHint + "\n" + req.Name
 	patterns, err := json.Marshal([]any{req.Include, req.Exclude, req.FollowPaths})
 	if err != nil {
@@ -150,7 +148,7 @@ func (s *Source) sync(ctx context.Context, c session.Caller, req Request, log *p
 		warn: func(path, reason string) {
 			log.Warn(progress.Warning{Level: 1, Short: fmt.Appendf(nil, "%s was left out of %s: %s", path, req.Name, reason)})
 		},
-		open: func(ctx context.Context) (Stream, error) { return open(ctx, c, req) },
+		open: func(ctx context.Context) (Stream, error) { return s.open(ctx, id, c, req) },
 	})
 	if err != nil {
 		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {

@@ -13,9 +13,17 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// open starts a transfer with a client: the method DiffCopy of moby.filesync.v1.FileSync.
-// The metadata says what to send.
-func open(ctx context.Context, c session.Caller, req Request) (Stream, error) {
+// open starts a transfer with the client of session id: on a lane if the client has one,
+// else by the method DiffCopy of moby.filesync.v1.FileSync. The stream ends with ctx.
+func (s *Source) open(ctx context.Context, id string, c session.Caller, req Request) (Stream, error) {
+	if conn := s.cfg.Sessions.Lane(ctx, id); conn != nil {
+		return openLane(ctx, conn, req)
+	}
+	return diffCopy(ctx, c, req)
+}
+
+// diffCopy starts a transfer as every client knows it. The metadata says what to send.
+func diffCopy(ctx context.Context, c session.Caller, req Request) (Stream, error) {
 	if !c.Supports(bksession.MethodURL(filesync.FileSync_ServiceDesc.ServiceName, "DiffCopy")) {
 		return nil, errors.New("the client does not offer its files")
 	}

@@ -14,10 +14,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
-	"github.com/containerd/continuity/sysx"
 	"github.com/tonistiigi/fsutil"
 	"github.com/tonistiigi/fsutil/types"
 	"golang.org/x/sys/unix"
@@ -26,7 +24,7 @@ import (
 // An FS is a directory of this machine.
 type FS struct {
 	root    string
-	version func(fs.FileInfo, time.Time) []byte
+	version func([]byte, Version) []byte
 	xattr   string
 }
 
@@ -50,9 +48,9 @@ func New(root string) (*FS, error) {
 	return &FS{root: resolved}, nil
 }
 
-// WithVersions makes f tell, in the extended attribute name, what version returns for a
-// regular file as it is now. A nil value is not told.
-func (f *FS) WithVersions(name string, version func(fi fs.FileInfo, now time.Time) []byte) *FS {
+// WithVersions makes f tell, in the extended attribute name, what version appends for a
+// regular file as it is now. If it appends nothing, nothing is told.
+func (f *FS) WithVersions(name string, version func([]byte, Version) []byte) *FS {
 	return &FS{root: f.root, xattr: name, version: version}
 }
 
@@ -92,8 +90,6 @@ func (f *FS) Open(path string) (io.ReadCloser, error) {
 	return os.Open(filepath.Join(f.root, path))
 }
 
-type inode struct{ dev, ino uint64 }
-
 // entry looks at its file when it is asked to, once.
 type entry struct {
 	fs.DirEntry
@@ -106,81 +102,30 @@ type entry struct {
 // Info returns a new copy each time: callers change it.
 func (e *entry) Info() (fs.FileInfo, error) {
 	if e.stat == nil {
-		st, err := e.fs.lookAt(e)
-		if err != nil {
+		var it item
+		if err := it.look(unix.AT_FDCWD, e.path, e.path, time.Now().UnixNano()); err != nil {
 			return nil, err
 		}
+		st := &types.Stat{}
+		it.fill(st, e.rel, e.links)
+		e.fs.addVersion(st, &it, nil)
 		e.stat = st
 	}
 	return &fsutil.StatInfo{Stat: e.stat.Clone()}, nil
 }
 
-func (f *FS) lookAt(e *entry) (*types.Stat, error) {
-	fi, err := e.DirEntry.Info()
-	if err != nil {
-		return nil, err
+// addVersion adds the version of a regular file to its attributes. It is written to buf
+// as far as that has room.
+func (f *FS) addVersion(st *types.Stat, it *item, buf []byte) {
+	if f.version == nil || !it.hasVersion {
+		return
 	}
-	st := &types.Stat{
-		Path:    e.rel,
-		Mode:    uint32(fi.Mode() &^ fs.ModeSocket),
-		ModTime: fi.ModTime().UnixNano(),
+	v := f.version(buf[:0], it.v)
+	if len(v) == 0 {
+		return
 	}
-	sys, ok := fi.Sys().(*syscall.Stat_t)
-	if ok {
-		st.Uid, st.Gid = sys.Uid, sys.Gid
+	if st.Xattrs == nil {
+		st.Xattrs = make(map[string][]byte, 1)
 	}
-	if !fi.IsDir() {
-		st.Size = fi.Size()
-		if fi.Mode()&fs.ModeSymlink != 0 {
-			if st.Linkname, err = os.Readlink(e.path); err != nil {
-				return nil, err
-			}
-		}
-		if ok {
-			if fi.Mode()&fs.ModeDevice != 0 {
-				st.Devmajor, st.Devminor = int64(unix.Major(uint64(sys.Rdev))), int64(unix.Minor(uint64(sys.Rdev)))
-			}
-			if sys.Nlink > 1 && fi.Mode()&fs.ModeSymlink == 0 {
-				id := inode{uint64(sys.Dev), sys.Ino}
-				if first, seen := e.links[id]; seen {
-					st.Linkname = first
-				} else {
-					e.links[id] = e.rel
-				}
-			}
-		}
-	}
-	if err := xattrs(e.path, st); err != nil {
-		return nil, err
-	}
-	if f.version != nil && fi.Mode().IsRegular() {
-		if v := f.version(fi, time.Now()); v != nil {
-			if st.Xattrs == nil {
-				st.Xattrs = map[string][]byte{}
-			}
-			st.Xattrs[f.xattr] = v
-		}
-	}
-	return st, nil
-}
-
-func xattrs(path string, st *types.Stat) error {
-	keys, err := sysx.LListxattr(path)
-	if errors.Is(err, unix.ENOTSUP) {
-		return nil
-	}
-	if err != nil {
-		return &fs.PathError{Op: "listxattr", Path: path, Err: err}
-	}
-	for _, k := range keys {
-		v, err := sysx.LGetxattr(path, k)
-		if err != nil {
-			continue // not for us to read, or gone
-		}
-		if st.Xattrs == nil {
-			st.Xattrs = make(map[string][]byte, len(keys))
-		}
-		st.Xattrs[k] = v
-	}
-	return nil
+	st.Xattrs[f.xattr] = v
 }

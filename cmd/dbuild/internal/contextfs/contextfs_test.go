@@ -2,6 +2,7 @@ package contextfs
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -77,16 +78,16 @@ func TestVersions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f = f.WithVersions("x.version", func(fi fs.FileInfo, _ time.Time) []byte {
-		if fi.Name() == "z" {
-			return nil
+	f = f.WithVersions("x.version", func(b []byte, v Version) []byte {
+		if v.Size == 0 {
+			return b
 		}
-		return []byte(fi.Name())
+		return fmt.Append(b, v.Size)
 	})
 	for _, st := range walk(t, f) {
 		got, told := st.Xattrs["x.version"]
-		want := fs.FileMode(st.Mode).IsRegular() && st.Path != "z"
-		if told != want || (told && string(got) != filepath.Base(st.Path)) {
+		want := fs.FileMode(st.Mode).IsRegular() && st.Path != "a-b"
+		if told != want || (told && string(got) != "5") {
 			t.Errorf("%s: %q", st.Path, got)
 		}
 		if st.Path == "a/f" && string(st.Xattrs["user.test"]) != "v" {

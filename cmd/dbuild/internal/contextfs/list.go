@@ -40,6 +40,9 @@ type lister struct {
 	todo  []*dir    // the next one last
 	read  int       // entries read and not consumed
 	ended bool
+
+	own    reader    // of the goroutine that consumes
+	around []pending // the directories around the one being consumed
 }
 
 // list calls emit for all paths that the patterns admit, parents first, in the order of
@@ -62,7 +65,7 @@ func (f *FS) list(ctx context.Context, p Patterns, emit func(path string, it *it
 	}
 	defer helpers.Wait()
 	defer l.end()
-	return l.visit(ctx, &dir{done: make(chan struct{})}, nil, emit)
+	return l.visit(ctx, &dir{done: make(chan struct{})}, emit)
 }
 
 func (l *lister) end() {
@@ -121,21 +124,21 @@ type pending struct {
 
 // visit emits what is in d, and before it those of the directories around it that are
 // still pending.
-func (l *lister) visit(ctx context.Context, d *dir, around []pending, emit func(string, *item) error) error {
+func (l *lister) visit(ctx context.Context, d *dir, emit func(string, *item) error) error {
 	l.mu.Lock()
 	claimed := d.claimed
 	d.claimed = true
 	l.mu.Unlock()
 	if !claimed {
-		l.fill(d, &reader{})
+		l.fill(d, &l.own)
 	}
 	<-d.done
-	if err := ctx.Err(); err != nil {
+	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	if d.err != nil {
-		left := len(around) > 0 && around[len(around)-1].it != nil && errors.Is(d.err, fs.ErrPermission)
-		if left || gone(d.err) {
+		out := len(l.around) > 0 && l.around[len(l.around)-1].it != nil // and so is of no interest
+		if out && errors.Is(d.err, fs.ErrPermission) || gone(d.err) {
 			return nil
 		}
 		return d.err
@@ -144,13 +147,8 @@ func (l *lister) visit(ctx context.Context, d *dir, around []pending, emit func(
 		it := &d.items[i]
 		path := join(d.path, it.name)
 		if it.keep {
-			for k := range around {
-				if p := &around[k]; p.it != nil {
-					if err := emit(p.path, p.it); err != nil {
-						return err
-					}
-					p.it = nil
-				}
+			if err := l.emitAround(emit); err != nil {
+				return err
 			}
 			if err := emit(path, it); err != nil {
 				return err
@@ -161,11 +159,11 @@ func (l *lister) visit(ctx context.Context, d *dir, around []pending, emit func(
 			if !it.keep {
 				p.it = it
 			}
-			n := len(around)
-			if err := l.visit(ctx, it.dir, append(around, p), emit); err != nil {
+			l.around = append(l.around, p)
+			if err := l.visit(ctx, it.dir, emit); err != nil {
 				return err
 			}
-			around = around[:n]
+			l.around = l.around[:len(l.around)-1]
 			it.dir = nil
 		}
 	}
@@ -176,6 +174,18 @@ func (l *lister) visit(ctx context.Context, d *dir, around []pending, emit func(
 	}
 	l.mu.Unlock()
 	d.items = nil
+	return nil
+}
+
+func (l *lister) emitAround(emit func(string, *item) error) error {
+	for i := range l.around {
+		if p := &l.around[i]; p.it != nil {
+			if err := emit(p.path, p.it); err != nil {
+				return err
+			}
+			p.it = nil
+		}
+	}
 	return nil
 }
 

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+
+	"github.com/dbuild/dbuild/cmd/dbuild/internal/contextfs"
+	lane "github.com/dbuild/dbuild/session"
+	"github.com/moby/buildkit/session"
+)
+
+// A laneServer sends directories to a daemon of ours beside the session, which is faster.
+// Without one, or when it fails to open a lane, the daemon asks the session.
+type laneServer struct {
+	dial session.Dialer
+	id   string // of the session
+	dirs map[string]*contextfs.FS
+	wg   sync.WaitGroup
+}
+
+// serveLanes opens a lane of the session id and serves until stop is called.
+func serveLanes(ctx context.Context, dial session.Dialer, id string, dirs map[string]*contextfs.FS) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	s := &laneServer{dial: dial, id: id, dirs: dirs}
+	if conn, err := s.open(ctx); err == nil {
+		s.wg.Go(func() { s.run(ctx, conn) })
+	}
+	return func() {
+		cancel()
+		s.wg.Wait()
+	}
+}
+
+// open opens a lane that the daemon knows when it returns.
+func (s *laneServer) open(ctx context.Context) (net.Conn, error) {
+	conn, err := s.dial(ctx, "", map[string][]string{lane.LaneHeader: {s.id}})
+	if err != nil {
+		return nil, err
+	}
+	var b [1]byte
+	if _, err := io.ReadFull(conn, b[:]); err != nil || b[0] != lane.LaneOpen {
+		conn.Close()
+		return nil, fmt.Errorf("the daemon does not know lanes: %w", err)
+	}
+	return conn, nil
+}
+
+// run keeps one lane waiting, while others are in use.
+func (s *laneServer) run(ctx context.Context, conn net.Conn) {
+	for conn != nil {
+		in := bufio.NewReader(conn)
+		var req lane.LaneRequest
+		if err := lane.ReadFrame(in, &req); err != nil {
+			conn.Close()
+			return // the build has ended, or the daemon
+		}
+		busy := conn
+		s.wg.Go(func() {
+			defer busy.Close()
+			_ = s.serve(ctx, busy, in, req) // the daemon tells the user
+		})
+		conn, _ = s.open(ctx) // if not, the daemon asks the session
+	}
+}
+
+// serve answers one request.
+func (s *laneServer) serve(ctx context.Context, conn net.Conn, in *bufio.Reader, req lane.LaneRequest) error {
+	dir, ok := s.dirs[req.Name]
+	reply := lane.LaneReply{}
+	if !ok {
+		reply = lane.LaneReply{Missing: true, Error: fmt.Sprintf("no access allowed to dir %q", req.Name)}
+	}
+	b, err := lane.AppendFrame(nil, reply)
+	if err != nil {
+		return err
+	}
+	if _, err := conn.Write(b); err != nil || !ok {
+		return err
+	}
+	return dir.Send(ctx, conn, in, contextfs.Patterns{Include: req.Include, Exclude: req.Exclude, Follow: req.Follow})
+}
