@@ -4,7 +4,7 @@
 GO      ?= go
 TAGS    := seccomp,netgo,osusergo
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X github.com/dbuild/dbuild/daemon.Version=$(VERSION) -extldflags "-static"
+LDFLAGS := -s -w -X github.com/dbuild/dbuild/daemon.Version=$(VERSION)
 INIT    := worker/runc/initbin/dbuild-init
 BIN     := $(CURDIR)/bin
 TOOLS   := $(BIN)/tools
@@ -15,10 +15,11 @@ export CGO_ENABLED = 1
 
 .PHONY: build demo test lint unit e2e bench fuzz soak tools clean build-deps test-deps
 
-# The small program that containers are made from goes into the big one.
+# The small program that containers are made from goes into the big one. Only the small
+# one needs C: runc joins namespaces before Go starts, and libseccomp compiles filters.
 build: build-deps
 	$(GO) build -trimpath -tags $(TAGS) -ldflags '-s -w -extldflags "-static"' -o $(INIT) ./worker/runc/init
-	$(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/dbuild ./cmd/dbuild
+	CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/dbuild ./cmd/dbuild
 
 # demo makes a base image from Debian's static busybox, builds examples/hello from it and
 # shows the result running.

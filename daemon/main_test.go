@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -20,7 +19,6 @@ import (
 	"github.com/dbuild/dbuild/worker/runc"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
-	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	bksession "github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/filesync"
 	"github.com/moby/buildkit/session/grpchijack"
@@ -343,7 +341,3 @@ func eventually(t testing.TB, what string, holds func() bool) {
 		}
 	}
 }
-
-var quiet = slog.New(slog.DiscardHandler)
-
-var _ = gwpb.NewLLBBridgeClient

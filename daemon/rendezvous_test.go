@@ -130,12 +130,13 @@ func TestGatewayDoesNotWaitForTheSession(t *testing.T) {
 }
 
 func TestSessionThatNeverArrives(t *testing.T) {
+	t.Parallel()
 	s := start(t)
-	for _, def := range []*controlapi.SolveRequest{{Ref: "gateway"}, {Ref: "done soon", Definition: marshal(t, tiny("x"))}} {
-		def.Session = "nobody"
-		_, err := s.control().Solve(t.Context(), def)
-		if err == nil || !strings.Contains(err.Error(), "session did not arrive") {
-			t.Errorf("%s: got %v", def.Ref, err)
+	gateway := solve(t.Context(), s.control(), &controlapi.SolveRequest{Ref: "a", Session: "nobody"})
+	done := solve(t.Context(), s.control(), &controlapi.SolveRequest{Ref: "b", Session: "nobody", Definition: marshal(t, tiny("x"))})
+	for _, c := range []<-chan solved{gateway, done} {
+		if r := wait(t, c); r.err == nil || !strings.Contains(r.err.Error(), "session did not arrive") {
+			t.Errorf("got %v", r.err)
 		}
 	}
 }
@@ -164,13 +165,12 @@ func TestStatusAfterTheEnd(t *testing.T) {
 }
 
 func TestStatusOfUnknownBuild(t *testing.T) {
+	t.Parallel()
 	s := start(t)
-	for _, ref := range []string{"nobody", ""} {
-		if st := read(s.control().Status(t.Context(), &controlapi.StatusRequest{Ref: ref})); status.Code(st.err) != codes.NotFound {
+	one, two := follow(t.Context(), s.control(), "nobody"), follow(t.Context(), s.control(), "")
+	for _, c := range []<-chan shown{one, two} {
+		if st := wait(t, c); status.Code(st.err) != codes.NotFound {
 			t.Errorf("got %v", st.err)
-		}
-		if ref == "" {
-			break
 		}
 	}
 }

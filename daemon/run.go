@@ -14,6 +14,7 @@ import (
 
 	containerdlog "github.com/containerd/log"
 	sddaemon "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/dbuild/dbuild/session"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"golang.org/x/sync/errgroup"
@@ -24,6 +25,12 @@ import (
 
 // maxMessage is the size of a gRPC message that is accepted and sent, in bytes.
 const maxMessage = 16 << 20
+
+// Sizes of what carries sessions, in bytes.
+const (
+	window   = 4 << 20   // of one stream that may be on its way
+	ioBuffer = 128 << 10 // of each connection, for reads and for writes
+)
 
 // stopGrace is how long running builds have to end after they were canceled because the
 // daemon stops.
@@ -63,6 +70,8 @@ func (d *Daemon) serve(ctx context.Context, listeners []net.Listener) error {
 	defer cancel()
 	srv := grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
+		grpc.ForceServerCodecV2(session.Codec{}), grpc.ReadBufferSize(ioBuffer), grpc.WriteBufferSize(ioBuffer),
+		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(2*window),
 		grpc.ChainUnaryInterceptor(d.countUnary, d.unaryErrors),
 		grpc.ChainStreamInterceptor(d.countStream, d.streamErrors),
 		grpc.WaitForHandlers(true),

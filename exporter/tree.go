@@ -58,7 +58,7 @@ func OpenTree(ctx context.Context, src Source, a Access, o TreeOptions) (tree fs
 	}
 	defer func() {
 		if err != nil {
-			unmount()
+			_ = unmount() // the first error is what matters
 		}
 	}()
 	parts, err := src.Parts()

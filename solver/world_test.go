@@ -322,14 +322,13 @@ func (m *memCache) Put(id solver.ID, r solver.Ref) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	old := m.refs[id]
-	switch {
-	case r == nil:
+	if r == nil {
 		m.refs[id] = old
-	default:
-		m.refs[id] = r.Retain()
-		if old != nil {
-			old.Release()
-		}
+		return
+	}
+	m.refs[id] = r.Retain()
+	if old != nil {
+		old.Release()
 	}
 }
 

@@ -72,6 +72,11 @@ func (a *app) build(ctx context.Context, f *buildflags.Flags, contextArg string)
 	if opt.SourcePolicy, err = a.sourcePolicy(d); err != nil {
 		return err
 	}
+	stop, err := openLanes(ctx, d, &opt)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	p, err := a.startProgress(mode, f.Debug)
 	if err != nil {
 		return err

@@ -12,17 +12,22 @@ import (
 
 	clog "github.com/containerd/log"
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/autostart"
+	"github.com/dbuild/dbuild/session"
 	"github.com/moby/buildkit/client"
 	_ "github.com/moby/buildkit/client/connhelper/dockercontainer"
 	_ "github.com/moby/buildkit/client/connhelper/kubepod"
 	_ "github.com/moby/buildkit/client/connhelper/nerdctlcontainer"
 	_ "github.com/moby/buildkit/client/connhelper/podmancontainer"
 	_ "github.com/moby/buildkit/client/connhelper/ssh"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 )
 
 // idleTimeout is how long a daemon that we started stays without anything to do.
 const idleTimeout = "10m"
+
+// window is how many bytes of one stream may be on their way.
+const window = 4 << 20
 
 // tlsFlags are the files for tcp:// addresses.
 type tlsFlags struct{ ca, cert, key, serverName string }
@@ -75,6 +80,9 @@ func (a *app) dial(ctx context.Context, addr address) (*daemonConn, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, o := range transport() {
+		opts = append(opts, client.WithGRPCDialOption(o))
+	}
 	c, err := client.New(ctx, addr.url, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("address %s: %w", addr.url, err)
@@ -90,6 +98,18 @@ func (a *app) dial(ctx context.Context, addr address) (*daemonConn, error) {
 		return nil, &connectError{addr: addr, err: err}
 	}
 	return d, nil
+}
+
+// transport is how to talk to a daemon: with large writes, and windows in which an export
+// that it sends fits without waiting for the client to say that it may go on.
+func transport() []grpc.DialOption {
+	return []grpc.DialOption{
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(session.Codec{})),
+		grpc.WithWriteBufferSize(128 << 10),
+		grpc.WithReadBufferSize(128 << 10),
+		grpc.WithInitialWindowSize(window),
+		grpc.WithInitialConnWindowSize(2 * window),
+	}
 }
 
 func (t tlsFlags) options(addr address) ([]client.ClientOpt, error) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/contextfs"
 	lane "github.com/dbuild/dbuild/session"
+	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/session"
 )
 
@@ -20,6 +21,24 @@ type laneServer struct {
 	id   string // of the session
 	dirs map[string]*contextfs.FS
 	wg   sync.WaitGroup
+}
+
+// openLanes makes the session of opt, if the daemon is ours, and serves its directories on
+// lanes until stop is called.
+func openLanes(ctx context.Context, d *daemonConn, opt *client.SolveOpt) (stop func(), err error) {
+	dirs := map[string]*contextfs.FS{}
+	for name, m := range opt.LocalMounts {
+		if f, ok := m.(*contextfs.FS); ok && d.ours() {
+			dirs[name] = f
+		}
+	}
+	if len(dirs) == 0 {
+		return func() {}, nil
+	}
+	if opt.SharedSession, err = session.NewSession(ctx, opt.SharedKey); err != nil {
+		return nil, err
+	}
+	return serveLanes(ctx, d.Dialer(), opt.SharedSession.ID(), dirs), nil
 }
 
 // serveLanes opens a lane of the session id and serves until stop is called.

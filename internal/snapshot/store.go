@@ -142,7 +142,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	s.life, s.stop = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
-			s.release()
+			_ = s.release() // the first error is what matters
 		}
 	}()
 

@@ -126,23 +126,24 @@ func (row *layerRow) names(r leases.Resource) bool {
 	return false
 }
 
+// each calls fn for every row of a bucket. What fn is given is good until it returns.
+func each(b *bolt.Bucket, fn func(k, v []byte)) {
+	c := b.Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		fn(k, v)
+	}
+}
+
 // leaseNames are the leases that rows account for.
 func leaseNames(tx *bolt.Tx) map[string]bool {
 	named := map[string]bool{}
-	bucket(tx, bucketLayers).ForEach(func(k, _ []byte) error {
-		named[string(k)] = true
-		return nil
-	})
-	bucket(tx, bucketImages).ForEach(func(k, _ []byte) error {
-		named[imageLease(string(k))] = true
-		return nil
-	})
-	bucket(tx, bucketDirs).ForEach(func(_, v []byte) error {
+	each(bucket(tx, bucketLayers), func(k, _ []byte) { named[string(k)] = true })
+	each(bucket(tx, bucketImages), func(k, _ []byte) { named[imageLease(string(k))] = true })
+	each(bucket(tx, bucketDirs), func(_, v []byte) {
 		var row dirRow
 		if json.Unmarshal(v, &row) == nil {
 			named[row.ID] = true
 		}
-		return nil
 	})
 	return named
 }
@@ -156,19 +157,17 @@ func imageLease(name string) string {
 // rowSlots are the slots that rows name, by the record that does.
 func rowSlots(tx *bolt.Tx) map[string]*slot {
 	slots := map[string]*slot{}
-	bucket(tx, bucketLayers).ForEach(func(k, v []byte) error {
+	each(bucket(tx, bucketLayers), func(k, v []byte) {
 		var row layerRow
 		if json.Unmarshal(v, &row) == nil && row.Slot != nil {
 			slots["layer "+string(k)] = row.Slot
 		}
-		return nil
 	})
-	bucket(tx, bucketDirs).ForEach(func(k, v []byte) error {
+	each(bucket(tx, bucketDirs), func(_, v []byte) {
 		var row dirRow
 		if json.Unmarshal(v, &row) == nil && row.Slot != nil {
 			slots["directory "+row.ID] = row.Slot
 		}
-		return nil
 	})
 	return slots
 }

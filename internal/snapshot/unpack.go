@@ -112,7 +112,7 @@ func (l *layer) demote(d digest.Digest) {
 	l.mu.Unlock()
 	// The name must go too, or the content store would refuse to write the blob again.
 	if err := l.s.cs.Delete(l.s.ctx(context.Background()), d); err == nil {
-		l.s.alloc.collect(context.Background())
+		_ = l.s.alloc.collect(context.Background()) // or the next collection does
 	}
 	l.persist(false, nil)
 }

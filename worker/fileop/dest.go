@@ -167,20 +167,6 @@ func notExist(op, p string) error {
 	return &fs.PathError{Op: op, Path: "/" + p, Err: fs.ErrNotExist}
 }
 
-// isDir reports whether p, whose last element may be a symlink, is a directory of the
-// combined tree.
-func (d *Dest) isDir(p string) (bool, error) {
-	p, err := treehash.Resolve(resolver{d}, p, true)
-	if err != nil {
-		return false, err
-	}
-	st, err := d.Lstat(p)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil && fs.FileMode(st.Mode).IsDir(), err
-}
-
 // resolver is a Dest for treehash.Resolve, which opens no files.
 type resolver struct{ *Dest }
 

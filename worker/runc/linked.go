@@ -152,7 +152,13 @@ func (l *linked) watch(ctx context.Context, c *container) func() {
 	}
 }
 
-func (l *linked) name() string { return "libcontainer " + launcher.RuncVersion() }
+func (l *linked) name() string {
+	content, err := initProgram.ReadFile(initProgramName)
+	if err != nil {
+		content = nil // containers are made from this program
+	}
+	return "libcontainer " + launcher.RuncVersion(content)
+}
 
 func (l *linked) warm() {
 	_, _ = l.get() // the first run reports what is wrong

@@ -1,3 +1,5 @@
+//go:build cgo
+
 package launcher
 
 import (
@@ -42,7 +44,7 @@ func serveControl() int {
 		return 1
 	}
 	defer control.Close()
-	hello, err := json.Marshal(Hello{Runc: RuncVersion(), Seccomp: SeccompVersion()})
+	hello, err := json.Marshal(Hello{Runc: RuncVersion(nil), Seccomp: SeccompVersion()})
 	if err != nil {
 		return 1
 	}
@@ -150,21 +152,6 @@ func closeAll(files [3]*os.File) {
 	for _, f := range files {
 		f.Close()
 	}
-}
-
-// RuncVersion is the version of the runc module this program was built with.
-func RuncVersion() string {
-	const module = "github.com/opencontainers/runc"
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	for _, m := range info.Deps {
-		if m.Path == module {
-			return m.Version
-		}
-	}
-	return "unknown"
 }
 
 // memoryDir returns the root of a file system in memory that is mounted nowhere and ends

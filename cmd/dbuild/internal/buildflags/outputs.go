@@ -72,7 +72,7 @@ func parseOutput(v string) (Export, error) {
 	}
 	if len(fields) == 1 && fields[0] == v && !strings.HasPrefix(v, "type=") {
 		if v == "" {
-			return Export{}, fmt.Errorf("-o needs a directory, - or type=...")
+			return Export{}, fmt.Errorf("-o needs a directory, - or type=KIND")
 		}
 		return Export{Type: "local", Attrs: map[string]string{}, Sink: Dir, Dest: v}, nil
 	}
