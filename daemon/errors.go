@@ -110,12 +110,24 @@ func code(err error) codes.Code {
 	if errors.As(err, &coded) {
 		return coded.GRPCStatus().Code()
 	}
+	if isUnsupported(err) {
+		return codes.Unimplemented
+	}
 	for _, k := range kinds {
 		if k.is(err) {
 			return k.code
 		}
 	}
 	return codes.Unknown
+}
+
+// isUnsupported reports whether err says that the client asks for what newer builders may
+// have: it then tries in another way.
+func isUnsupported(err error) bool {
+	var capability *errdefs.UnsupportedFrontendCapError
+	var request *errdefs.UnsupportedSubrequestError
+	var version *errdefs.UnsupportedCompatibilityFeatureError
+	return errors.As(err, &capability) || errors.As(err, &request) || errors.As(err, &version)
 }
 
 // kinds are the codes of errors that say what they are.

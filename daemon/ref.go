@@ -136,14 +136,14 @@ func (r *ref) ReadFile(ctx context.Context, p string, offset, length int64) ([]b
 		return nil, err
 	}
 	defer f.Close()
+	if offset >= st.Size {
+		return nil, nil
+	}
 	if offset > 0 {
 		if s, ok := f.(io.Seeker); ok {
 			_, err = s.Seek(offset, io.SeekStart)
 		} else {
 			_, err = io.CopyN(io.Discard, f, offset)
-		}
-		if err == io.EOF {
-			return nil, nil
 		}
 		if err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/dbuild/dbuild/session"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker/runc"
+	"github.com/moby/buildkit/session/sshforward"
 	"github.com/moby/buildkit/solver/pb"
 	"golang.org/x/sys/unix"
 )
@@ -230,14 +232,15 @@ func (m *mounting) ssh(ctx context.Context, opt *pb.SSHOpt) (string, error) {
 		return "", err
 	}
 	m.undo = append(m.undo, func() error { return os.RemoveAll(dir) })
+	id := cmp.Or(opt.GetID(), sshforward.DefaultID)
 	path, done, err := m.w.Sessions.SSHSocket(ctx, group{m.d}, session.SSHOptions{
-		ID: opt.GetID(), Dir: dir, UID: int(opt.GetUid()), GID: int(opt.GetGid()), Mode: os.FileMode(opt.GetMode() & 0o777),
+		ID: id, Dir: dir, UID: int(opt.GetUid()), GID: int(opt.GetGid()), Mode: os.FileMode(opt.GetMode() & 0o777),
 	})
 	if errors.Is(err, session.ErrNoSSH) {
 		if opt.GetOptional() {
 			return "", errOptional
 		}
-		return "", fmt.Errorf("ssh %s: the client offers no agent under that name; pass it with --ssh %s", opt.GetID(), opt.GetID())
+		return "", fmt.Errorf("ssh %s: the client offers no agent under that name; pass it with --ssh %s", id, id)
 	}
 	if err != nil {
 		return "", err

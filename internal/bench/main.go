@@ -33,7 +33,7 @@ func run(dbuild, tools string, runs int, only, dir string) (err error) {
 		}
 		defer os.RemoveAll(dir)
 	}
-	b := &bench{dir: dir, runs: runs}
+	b := &bench{dir: dir, tools: tools, runs: runs}
 	if b.registry, err = startRegistry(filepath.Join(dir, "registry")); err != nil {
 		return err
 	}
@@ -59,14 +59,14 @@ func run(dbuild, tools string, runs int, only, dir string) (err error) {
 	if err := b.base(); err != nil {
 		return err
 	}
-	fmt.Printf("%-10s %22s %22s %14s\n", "", "dbuild wall/cpu s", "buildkitd wall/cpu s", "ratio wall/cpu")
+	fmt.Printf("%-13s %22s %22s %14s\n", "", "dbuild wall/cpu s", "buildkitd wall/cpu s", "ratio wall/cpu")
 	var failed []string
 	for _, s := range scenarios {
 		if only != "" && !slices.Contains(strings.Split(only, ","), s.name) {
 			continue
 		}
 		if err := b.scenario(s); err != nil {
-			fmt.Printf("%-10s %v\n", s.name, err)
+			fmt.Printf("%-13s %v\n", s.name, err)
 			failed = append(failed, s.name)
 		}
 	}
@@ -78,6 +78,7 @@ func run(dbuild, tools string, runs int, only, dir string) (err error) {
 
 type bench struct {
 	dir      string
+	tools    string
 	runs     int
 	registry *registryServer
 	other    *registryServer
@@ -127,11 +128,11 @@ func (b *bench) scenario(s scenario) error {
 	}
 	ours := median(samples[0])
 	if len(samples) == 1 {
-		fmt.Printf("%-10s %10.3f / %9.3f\n", s.name, ours.wall.Seconds(), ours.cpu.Seconds())
+		fmt.Printf("%-13s %10.3f / %9.3f\n", s.name, ours.wall.Seconds(), ours.cpu.Seconds())
 		return nil
 	}
 	theirs := median(samples[1])
-	fmt.Printf("%-10s %10.3f / %9.3f %10.3f / %9.3f %6.2f / %5.2f\n", s.name,
+	fmt.Printf("%-13s %10.3f / %9.3f %10.3f / %9.3f %6.2f / %5.2f\n", s.name,
 		ours.wall.Seconds(), ours.cpu.Seconds(), theirs.wall.Seconds(), theirs.cpu.Seconds(),
 		theirs.wall.Seconds()/ours.wall.Seconds(), theirs.cpu.Seconds()/max(ours.cpu.Seconds(), 1e-3))
 	return nil

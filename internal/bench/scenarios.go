@@ -52,6 +52,12 @@ var scenarios = []scenario{
 	}},
 	{name: "jsame", setup: dockerfile("ARG SEED\nRUN sleep 1; echo $SEED"), run: atOnce(8, true)},
 	{name: "j50", setup: dockerfile("ARG SEED\nRUN echo $SEED"), run: atOnce(50, false)},
+	{name: "kcold1000", run: cold(1000)},
+	{name: "kcached1000", warm: 1, run: known(1000)},
+	{name: "mprune1000", before: func(b *bench, p *peer, dir string) error { return cold(1000)(b, p, dir) }, run: func(_ *bench, p *peer, _ string) error { return p.prune() }},
+	{name: "kcold10000", run: cold(10_000)},
+	{name: "kcached10000", warm: 1, run: known(10_000)},
+	{name: "lstart", run: restart},
 	{name: "nlog", setup: dockerfile("ARG SEED\nRUN echo $SEED; seq 1 200000"), run: seeded},
 	{name: "local", setup: layers(1, 200), warm: 1, run: func(b *bench, p *peer, dir string) error {
 		out := filepath.Join(b.dir, "local-"+b.unique())
