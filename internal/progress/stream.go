@@ -3,7 +3,6 @@ package progress
 import (
 	"context"
 	"io"
-	"slices"
 	"sync"
 	"time"
 
@@ -132,22 +131,30 @@ func (s *Stream) addLocked(a *attachment, ev any) {
 // markInputs shows as cached whatever v was made from without being looked at: v can
 // only have started because its inputs were there. s.mu is held.
 func (s *Stream) markInputs(v *vertex, at *time.Time) {
-	todo := v.Inputs
-	var found []*vertex
-	for len(todo) > 0 {
-		in := s.byDigest[todo[len(todo)-1]]
-		todo = todo[: len(todo)-1 : len(todo)-1] // capped: appending must not write to Inputs
-		if in == nil || in.last.started != nil || in.last.completed != nil {
+	type visit struct {
+		v    *vertex
+		next int // index of the input to look at next
+	}
+	// Depth first, so that what was made first is shown first; not recursive, since
+	// chains may be long.
+	path := []visit{{v: v}}
+	for len(path) > 0 {
+		here := &path[len(path)-1]
+		if here.next == len(here.v.Inputs) {
+			if here.v != v {
+				st := here.v.last
+				s.push(item{vertex: here.v, ev: &st})
+			}
+			path = path[:len(path)-1]
+			continue
+		}
+		in := s.byDigest[here.v.Inputs[here.next]]
+		here.next++
+		if in == nil || in == v || in.last.started != nil || in.last.completed != nil {
 			continue
 		}
 		in.last = state{started: at, completed: at, cached: true}
-		found = append(found, in)
-		todo = append(todo, in.Inputs...)
-	}
-	// What was made first is shown first.
-	for _, in := range slices.Backward(found) {
-		st := in.last
-		s.push(item{vertex: in, ev: &st})
+		path = append(path, visit{v: in})
 	}
 }
 
