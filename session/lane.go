@@ -18,7 +18,6 @@ import (
 // without HTTP/2 within HTTP/2: a call of Control.Session with [LaneHeader], whose bytes
 // are
 //
-//	daemon → client  one byte, [LaneOpen]: the lane is known
 //	daemon → client  a frame with a LaneRequest in JSON, as soon as a directory is wanted
 //	client → daemon  a frame with a LaneReply in JSON
 //	both directions  frames with fsutil's packets, as in FileSync.DiffCopy
@@ -28,9 +27,6 @@ import (
 
 // LaneHeader is the header that makes a stream a lane; its value is the session's id.
 const LaneHeader = "x-dbuild-lane"
-
-// LaneOpen is the first byte of a lane.
-const LaneOpen = 1
 
 // MaxFrame is the size of a frame that is accepted, in bytes.
 const MaxFrame = 4 << 20
@@ -99,9 +95,6 @@ type lanes struct {
 func (m *Manager) handleLane(ctx context.Context, conn net.Conn, id string) error {
 	l := m.addLane(id)
 	defer m.dropLane(id, l)
-	if _, err := conn.Write([]byte{LaneOpen}); err != nil {
-		return err
-	}
 	select {
 	case l.idle <- conn:
 	default:

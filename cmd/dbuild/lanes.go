@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 
@@ -15,7 +14,7 @@ import (
 )
 
 // A laneServer sends directories to a daemon of ours beside the session, which is faster.
-// Without one, or when it fails to open a lane, the daemon asks the session.
+// A daemon that finds no lane asks the session.
 type laneServer struct {
 	dial session.Dialer
 	id   string // of the session
@@ -41,7 +40,8 @@ func openLanes(ctx context.Context, d *daemonConn, opt *client.SolveOpt) (stop f
 	return serveLanes(ctx, d.Dialer(), opt.SharedSession.ID(), dirs), nil
 }
 
-// serveLanes opens a lane of the session id and serves until stop is called.
+// serveLanes opens a lane of the session id and serves until stop is called. What is asked
+// of the daemon afterwards on the same connection finds the lane.
 func serveLanes(ctx context.Context, dial session.Dialer, id string, dirs map[string]*contextfs.FS) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	s := &laneServer{dial: dial, id: id, dirs: dirs}
@@ -54,18 +54,9 @@ func serveLanes(ctx context.Context, dial session.Dialer, id string, dirs map[st
 	}
 }
 
-// open opens a lane that the daemon knows when it returns.
+// open opens a lane. That the daemon knows none shows when it is read.
 func (s *laneServer) open(ctx context.Context) (net.Conn, error) {
-	conn, err := s.dial(ctx, "", map[string][]string{lane.LaneHeader: {s.id}})
-	if err != nil {
-		return nil, err
-	}
-	var b [1]byte
-	if _, err := io.ReadFull(conn, b[:]); err != nil || b[0] != lane.LaneOpen {
-		conn.Close()
-		return nil, fmt.Errorf("the daemon does not know lanes: %w", err)
-	}
-	return conn, nil
+	return s.dial(ctx, "", map[string][]string{lane.LaneHeader: {s.id}})
 }
 
 // run keeps one lane waiting, while others are in use.
