@@ -60,18 +60,19 @@ $(TOOLS)/golangci-lint:
 	GOBIN=$(TOOLS) CGO_ENABLED=0 $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
 
 # Packages are installed only where a file of theirs is missing.
-APT = $(SUDO) sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(1) >/dev/null'
+APT = $(SUDO) sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$$@" >/dev/null' apt
 
 .PHONY: demo-deps
 build-deps:
-	@[ -e /usr/include/seccomp.h ] && command -v gcc >/dev/null || $(call APT,libseccomp-dev gcc libc6-dev)
+	@[ -e /usr/include/seccomp.h ] && command -v gcc >/dev/null || $(APT) libseccomp-dev gcc libc6-dev
 
 demo-deps: build-deps
-	@[ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || $(call APT,busybox-static)
+	@[ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || $(APT) busybox-static
 
 test-deps: demo-deps
 	@for p in docker-registry skopeo runc crun git; do command -v $$p >/dev/null || missing="$$missing $$p"; done; \
-	  [ -z "$$missing" ] || $(call APT,$$missing)
+	  command -v pgrep >/dev/null || missing="$$missing procps"; \
+	  [ -z "$$missing" ] || $(APT) $$missing
 
 clean:
 	rm -rf $(BIN) .demo $(INIT)
