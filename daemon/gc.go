@@ -49,13 +49,15 @@ func (d *Daemon) collectLoop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		select {
-		case <-time.After(gcDelay):
-		case <-ctx.Done():
-			return nil
-		}
 		if policy == nil {
 			continue
+		}
+		if !d.short(policy.MinFreeSpace / 2) {
+			select {
+			case <-time.After(gcDelay):
+			case <-ctx.Done():
+				return nil
+			}
 		}
 		var n int
 		var bytes int64
@@ -68,6 +70,12 @@ func (d *Daemon) collectLoop(ctx context.Context) error {
 		}
 		d.cache.Trim(time.Now().Add(-keepKnown))
 	}
+}
+
+// short says whether less than so many bytes are free: the next build could fail for it.
+func (d *Daemon) short(bytes int64) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(d.cfg.Root, &st) == nil && int64(st.Bavail)*st.Bsize < bytes
 }
 
 // sweepSteps removes what steps of a daemon that was killed left behind.

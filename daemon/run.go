@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -90,6 +91,7 @@ func (d *Daemon) serve(ctx context.Context, listeners []net.Listener) error {
 		})
 	}
 	g.Go(func() error { return d.collectLoop(ctx) })
+	g.Go(func() error { return d.trimLoop(ctx) })
 	g.Go(func() error {
 		if d.waitIdle(ctx) {
 			d.log.Info("idle, leaving", "after", d.cfg.IdleTimeout)
@@ -141,6 +143,7 @@ func (d *Daemon) begin() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.active++
+	d.quiet.Stop()
 }
 
 func (d *Daemon) end() {
@@ -148,6 +151,27 @@ func (d *Daemon) end() {
 	defer d.mu.Unlock()
 	d.active--
 	d.idle = time.Now()
+	if d.active == 0 {
+		d.quiet.Reset(trimAfter)
+	}
+}
+
+// trimAfter is how long nothing must have been asked of the daemon until it gives unused
+// memory back to the system.
+const trimAfter = 10 * time.Second
+
+// trimLoop gives memory back after each burst of builds: what they left behind goes with
+// a collection, and in a daemon that has nothing to do the runtime makes none for minutes.
+func (d *Daemon) trimLoop(ctx context.Context) error {
+	defer d.quiet.Stop()
+	for {
+		select {
+		case <-d.quiet.C:
+			debug.FreeOSMemory()
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // waitIdle returns true when nothing was asked of the daemon for its idle timeout.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/dbuild/dbuild/session"
 	bksession "github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/filesync"
 	"github.com/tonistiigi/fsutil"
@@ -113,7 +114,7 @@ func (c Client) SendTree(ctx context.Context, a Access, tree fsutil.FS, progress
 	ctx, cancel := context.WithCancel(caller.Context(ctx))
 	defer cancel()
 	ctx = metadata.AppendToOutgoingContext(ctx, mdExporter, strconv.Itoa(c.Index), mdSplit, "1")
-	stream, err := filesync.NewFileSendClient(caller.Conn()).DiffCopy(ctx)
+	stream, err := filesync.NewFileSendClient(caller.Conn()).DiffCopy(ctx, grpc.ForceCodecV2(session.Codec{}))
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,9 @@ type SelfDecoder interface {
 	Decode(mem.BufferSlice) error
 }
 
+// buffers are for messages.
+var buffers Buffers
+
 // Name implements encoding.CodecV2.
 func (Codec) Name() string { return "proto" }
 
@@ -49,13 +52,12 @@ func (Codec) Marshal(v any) (mem.BufferSlice, error) {
 		_, err := vt.MarshalToSizedBufferVT(b)
 		return mem.BufferSlice{mem.SliceBuffer(b)}, err
 	}
-	pool := mem.DefaultBufferPool()
-	b := pool.Get(n)
+	b := buffers.Get(n)
 	if _, err := vt.MarshalToSizedBufferVT((*b)[:n]); err != nil {
-		pool.Put(b)
+		buffers.Put(b)
 		return nil, err
 	}
-	return mem.BufferSlice{mem.NewBuffer(b, pool)}, nil
+	return mem.BufferSlice{mem.NewBuffer(b, buffers)}, nil
 }
 
 // Unmarshal implements encoding.CodecV2.
@@ -63,7 +65,7 @@ func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if d, ok := v.(SelfDecoder); ok {
 		return d.Decode(data)
 	}
-	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	buf := data.MaterializeToBuffer(buffers)
 	defer buf.Free()
 	switch m := v.(type) {
 	case vtMessage:

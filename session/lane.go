@@ -22,6 +22,10 @@ import (
 //	client → daemon  a frame with a LaneReply in JSON
 //	both directions  frames with fsutil's packets, as in FileSync.DiffCopy
 //
+// In one thing the packets differ: attributes of a regular file are not in the list, where
+// nobody needs them if the file is unchanged. If there are any they come before its content,
+// as a packet of type STAT with the number of the file and a Stat without path.
+//
 // A frame is its length as a varint and so many bytes. A lane carries one transfer; the
 // client opens another one when it gets a request.
 

@@ -163,6 +163,9 @@ func (c *committer) write(group []*change, uses map[string]usage) error {
 
 // retry finds out which change made its group fail: each gets a transaction of its own.
 func (c *committer) retry(group []*change, err error) {
+	if errors.Is(err, unix.ENOSPC) {
+		c.s.useReserve() // a layer without a row could not even be pruned
+	}
 	var again []*change
 	for _, ch := range group {
 		one := err
@@ -198,6 +201,18 @@ func (c *committer) retry(group []*change, err error) {
 		case c.kick <- struct{}{}:
 		default:
 		}
+	}
+}
+
+// settle waits until what was added has been written, or has failed to be.
+func (c *committer) settle(ctx context.Context) error {
+	done := make(chan struct{})
+	c.add(&change{done: func(error) { close(done) }}, true)
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

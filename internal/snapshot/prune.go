@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/filters"
 	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
-	"golang.org/x/sys/unix"
 )
 
 // PruneOptions says what may go. Sizes are bytes, zero means no bound.
@@ -36,6 +35,8 @@ const pruneBatch = 1000
 func (s *Store) Prune(ctx context.Context, o PruneOptions, removed func(Record)) error {
 	s.pruneMu.Lock()
 	defer s.pruneMu.Unlock()
+	s.useReserve()
+	defer s.keepReserve()
 	p := &pruner{s: s, o: o, removed: removed, byID: map[string]*record{}}
 	if err := p.plan(ctx); err != nil {
 		return err
@@ -112,12 +113,7 @@ func (p *pruner) target() (int64, error) {
 	}
 	keep := o.MaxUsedSpace
 	if o.MinFreeSpace > 0 {
-		var st unix.Statfs_t
-		if err := unix.Statfs(p.s.root, &st); err != nil {
-			return 0, fmt.Errorf("free space of the state directory: %w", err)
-		}
-		free := int64(st.Bavail) * st.Bsize
-		if lack := o.MinFreeSpace - free; lack > 0 {
+		if lack := o.MinFreeSpace - p.s.free(); lack > 0 {
 			if below := max(p.total-lack, 0); keep == 0 || below < keep {
 				keep = below
 			}

@@ -73,7 +73,7 @@ func (s *Store) Usage(ctx context.Context, filter []string) ([]Record, error) {
 
 // records reads all rows, oldest first.
 func (s *Store) records(ctx context.Context) ([]*record, error) {
-	if err := s.Flush(ctx); err != nil {
+	if err := s.commit.settle(ctx); err != nil {
 		return nil, err
 	}
 	var recs []*record

@@ -159,6 +159,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if err := wipeWork(s.work); err != nil {
 		return nil, err
 	}
+	s.useReserve()
 	if err := s.openDB(ctx); err != nil {
 		return nil, err
 	}
@@ -168,6 +169,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if err := s.sweepOrphans(ctx); err != nil {
 		return nil, err
 	}
+	s.keepReserve()
 	s.commit = newCommitter(s)
 	s.bg.Go(s.commit.loop)
 	s.bg.Go(s.alloc.loop)

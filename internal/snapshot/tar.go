@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,6 +67,9 @@ func (t *tarWriter) entry(host, parent, name string) error {
 	rel := join(parent, name)
 	if isWhiteout(&st) {
 		return t.empty(join(parent, whiteoutPrefix+name))
+	}
+	if strings.HasPrefix(name, whiteoutPrefix) {
+		return fmt.Errorf("/%s: in an image, a name that begins with %s stands for a deleted file", rel, whiteoutPrefix)
 	}
 	h := &tar.Header{
 		Format:  tar.FormatPAX,

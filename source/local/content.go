@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"hash"
 	"io"
 	"os"
 	"strconv"
@@ -38,14 +37,15 @@ type file struct {
 	old      *entry // the file now at the path, if there is one
 	occupied bool   // there is something at the path
 
+	begun bool    // something was received; belongs to the receiver
 	held  []chunk // received, not written
 	nheld int
-	n     int64     // bytes received
-	hash  hash.Hash // of what was received; nil while it is held or compared
-	fd    int       // being written; -1: none
-	tmp   string    // name in tmp/ of what is being written; "" if it is in place
-	cmp   *os.File  // the old file, while all that was received is equal to it
-	equal int64     // bytes found equal in cmp
+	n     int64    // bytes received
+	hash  *hasher  // of what was received; nil while it is held or compared
+	fd    int      // being written; -1: none
+	tmp   string   // name in tmp/ of what is being written; "" if it is in place
+	cmp   *os.File // the old file, while all that was received is equal to it
+	equal int64    // bytes found equal in cmp
 
 	state fileState // results
 	sum   [32]byte
@@ -129,7 +129,7 @@ func (w *worker) take(c chunk) error {
 		}
 	}
 	defer c.free()
-	return w.put(f, c.data)
+	return w.put(f, &c)
 }
 
 // drop frees what is held of f.
@@ -147,6 +147,10 @@ func (w *worker) abandon(f *file) {
 	if f.cmp != nil {
 		f.cmp.Close()
 		f.cmp = nil
+	}
+	if f.hash != nil {
+		f.hash.sum()
+		f.hash = nil
 	}
 	if f.fd >= 0 {
 		unix.Close(f.fd)
@@ -176,8 +180,8 @@ func (w *worker) spill(f *file) error {
 	} else if err := w.create(f); err != nil {
 		return err
 	}
-	for _, c := range held {
-		if err := w.put(f, c.data); err != nil {
+	for i := range held {
+		if err := w.put(f, &held[i]); err != nil {
 			return err
 		}
 	}
@@ -185,7 +189,8 @@ func (w *worker) spill(f *file) error {
 }
 
 // put compares or writes the next bytes of a spilled file.
-func (w *worker) put(f *file, data []byte) error {
+func (w *worker) put(f *file, c *chunk) error {
+	data := c.data
 	if f.cmp != nil {
 		if len(w.scratch) < len(data) {
 			w.scratch = make([]byte, max(len(data), 64<<10))
@@ -203,7 +208,7 @@ func (w *worker) put(f *file, data []byte) error {
 			return err
 		}
 	}
-	return w.write(f, data)
+	return w.write(f, data, c.buf)
 }
 
 // diverge turns comparing into writing: the bytes received last differ or lie beyond the
@@ -221,7 +226,7 @@ func (w *worker) diverge(f *file) error {
 		if n == 0 && err != nil {
 			return err
 		}
-		if err := w.write(f, buf[:n]); err != nil {
+		if err := w.write(f, buf[:n], nil); err != nil {
 			return err
 		}
 		off += int64(n)
@@ -235,7 +240,6 @@ func (w *worker) create(f *file) error {
 	if err := w.t.dirty(); err != nil {
 		return err
 	}
-	f.hash = sha256.New()
 	dir, name := w.disk.tmp, strconv.FormatUint(uint64(f.id), 10)
 	if !f.occupied {
 		var err error
@@ -255,8 +259,12 @@ func (w *worker) create(f *file) error {
 	return nil
 }
 
-func (w *worker) write(f *file, data []byte) error {
-	f.hash.Write(data)
+// write writes data, which is in buf if that is not nil, and has it hashed meanwhile.
+func (w *worker) write(f *file, data []byte, buf mem.Buffer) error {
+	if f.hash == nil {
+		f.hash = newHasher()
+	}
+	f.hash.add(data, buf)
 	return w.writeOnly(f, data)
 }
 
@@ -304,7 +312,11 @@ func (w *worker) finish(f *file) error {
 		}
 		return w.place(f)
 	}
-	f.hash.Sum(f.sum[:0])
+	if f.hash == nil { // it has become empty
+		f.hash = newHasher()
+	}
+	f.sum = f.hash.sum()
+	f.hash = nil
 	return w.place(f)
 }
 

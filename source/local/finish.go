@@ -22,19 +22,11 @@ func (t *transfer) entry(s *stat) (entry, error) {
 	if s.size < 0 {
 		return e, fmt.Errorf("client sent the size %d of %.100q", s.size, s.path)
 	}
-	n, keep := 0, s.xattrs[:0]
-	for _, x := range s.xattrs {
-		switch n += len(x.name) + len(x.value); {
-		case n > maxXattrs:
-			return e, fmt.Errorf("the extended attributes of %.100q are larger than %d bytes", s.path, maxXattrs)
-		case view(x.name) == StatXattr:
-			if len(x.value) <= 128 {
-				e.stat = same(old.stat, x.value)
-			}
-		case keepXattr(view(x.name)):
-			keep = append(keep, x)
-		}
+	version, keep, err := selectXattrs(s, e.path)
+	if err != nil {
+		return e, err
 	}
+	e.stat = same(old.stat, version)
 	e.xattrs = packXattrs(keep)
 	switch {
 	case s.mode.IsDir():
@@ -49,8 +41,31 @@ func (t *transfer) entry(s *stat) (entry, error) {
 		e.kind, e.link, e.size, e.stat = kindHardlink, same(old.link, s.link), 0, ""
 	default:
 		e.kind = kindFile
+		if t.late && old.kind == kindFile && e.stat != "" && e.stat == old.stat {
+			e.xattrs = old.xattrs
+		}
 	}
 	return e, nil
+}
+
+// selectXattrs returns what of a file's attributes counts: the value of StatXattr, and
+// those to keep.
+func selectXattrs(s *stat, path string) (version []byte, keep []xattr, err error) {
+	n := 0
+	keep = s.xattrs[:0]
+	for _, x := range s.xattrs {
+		switch n += len(x.name) + len(x.value); {
+		case n > maxXattrs:
+			return nil, nil, fmt.Errorf("the extended attributes of %.100q are larger than %d bytes", path, maxXattrs)
+		case view(x.name) == StatXattr:
+			if len(x.value) <= 128 {
+				version = x.value
+			}
+		case keepXattr(view(x.name)):
+			keep = append(keep, x)
+		}
+	}
+	return version, keep, nil
 }
 
 // same returns b as a string: s itself if it is equal.
@@ -85,7 +100,7 @@ func (t *transfer) finish() error {
 				t.fresh[e.path] = struct{}{}
 			}
 		}
-		e.sum = f.sum
+		e.sum, e.xattrs = f.sum, f.want.xattrs
 		if f.n != e.size { // it changed while it was read
 			e.size, e.stat = f.n, ""
 			t.changed = true
@@ -171,7 +186,7 @@ func (t *transfer) partial() []entry {
 			continue
 		case f == nil:
 		case f.state == stored && f.n == e.size:
-			e.sum = f.sum
+			e.sum, e.xattrs = f.sum, f.want.xattrs
 		case f.state == unchanged || f.state == waiting && f.old != nil:
 			e = *f.old
 		default:

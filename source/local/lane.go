@@ -24,9 +24,6 @@ type lane struct {
 	out  []byte // not sent yet
 }
 
-// pieces holds buffers for content.
-var pieces = mem.NewTieredBufferPool(2<<10, 16<<10, 64<<10, 132<<10)
-
 // openLane asks for a directory on conn, which it closes when ctx ends.
 func openLane(ctx context.Context, conn net.Conn, req Request) (Stream, error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -110,12 +107,13 @@ func (l *lane) RecvMsg(m any) error {
 			return p.view(b)
 		}
 	}
-	buf := pieces.Get(n)
-	if _, err := io.ReadFull(l.in, (*buf)[:n]); err != nil {
-		pieces.Put(buf)
+	pool := session.Buffers{}
+	buf := pool.Get(n)
+	if _, err := io.ReadFull(l.in, *buf); err != nil {
+		pool.Put(buf)
 		return midway(err)
 	}
-	data := mem.NewBuffer(buf, pieces)
+	data := mem.NewBuffer(buf, pool)
 	defer data.Free()
 	return p.Decode(mem.BufferSlice{data})
 }

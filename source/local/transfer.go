@@ -40,6 +40,7 @@ type transfer struct {
 	disk *disk
 	reqs *requests
 	ctx  context.Context
+	late bool // attributes of files come with their content
 
 	old []entry // the index so far
 	oi  int     // first entry of old not passed
@@ -126,6 +127,7 @@ func (t *transfer) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	_, t.late = stream.(*lane)
 	for range min(4, runtime.GOMAXPROCS(0)) {
 		w := newWorker(t)
 		t.workers = append(t.workers, w)
@@ -182,6 +184,8 @@ func (t *transfer) receive(stream Stream) error {
 		case ended: // nothing that matters can follow
 		case p.kind == types.PACKET_ERR:
 			err = fmt.Errorf("the client could not send its files: %.1000s", strings.ToValidUTF8(p.text(), "?"))
+		case p.kind == types.PACKET_STAT && p.stat != nil && len(p.stat.path) == 0 && t.late:
+			err = t.attributes(&p)
 		case p.kind == types.PACKET_STAT && listed:
 			err = errors.New("client sent a file after the end of its list")
 		case p.kind == types.PACKET_STAT && p.stat == nil:
@@ -204,12 +208,24 @@ func (t *transfer) receive(stream Stream) error {
 	}
 }
 
+// attributes takes those of a file, before its content.
+func (t *transfer) attributes(p *packet) error {
+	f, ok := t.files[p.id]
+	if !ok || f.begun {
+		return fmt.Errorf("client sent attributes of file %d, which was not asked for", p.id)
+	}
+	_, keep, err := selectXattrs(p.stat, f.want.path)
+	f.want.xattrs = packXattrs(keep)
+	return err
+}
+
 // data hands content to a worker.
 func (t *transfer) data(p *packet) error {
 	f, ok := t.files[p.id]
 	if !ok {
 		return fmt.Errorf("client sent content of file %d, which was not asked for", p.id)
 	}
+	f.begun = true
 	if len(p.data) == 0 {
 		delete(t.files, p.id)
 		return t.send(chunk{f: f})
@@ -322,6 +338,9 @@ func (t *transfer) place(id uint32, old *entry) error {
 	if ok, err := t.borrow(e, old); ok || err != nil {
 		return err
 	}
+	if t.late {
+		e.xattrs = ""
+	}
 	f := &file{id: id, idx: idx, want: *e, fd: -1, occupied: old != nil && old.kind != kindBad}
 	if old != nil && old.kind == kindFile {
 		f.old = old
@@ -343,7 +362,13 @@ func (t *transfer) borrow(e, old *entry) (bool, error) {
 			continue
 		}
 		o := &d.index.entries[i]
-		if o.kind != kindFile || o.stat != e.stat || o.size != e.size || !o.sameMeta(e) {
+		if o.kind != kindFile || o.stat != e.stat || o.size != e.size {
+			continue
+		}
+		if t.late { // with the same version they are the same
+			e.xattrs = o.xattrs
+		}
+		if !o.sameMeta(e) {
 			continue
 		}
 		if err := t.touch(e.path); err != nil {

@@ -32,6 +32,7 @@ type copier struct {
 	symbolic         *mode.Set
 	include, exclude *patternmatcher.PatternMatcher
 	buf              []byte
+	links            linker
 }
 
 const defaultDirMode = 0o755
@@ -41,6 +42,7 @@ func copyAction(ctx context.Context, d *Dest, a *pb.FileActionCopy, o Options) e
 		o.Source = treehash.Empty
 	}
 	c := &copier{ctx: ctx, d: d, src: o.Source, a: a, owner: o.Owner, time: timestamp(a.Timestamp)}
+	defer c.links.close()
 	if o.Link {
 		c.host, _ = o.Source.(HostPather)
 	}
@@ -396,7 +398,7 @@ func (c *copier) link(from, host string) bool {
 		return false
 	}
 	p, err := c.host.HostPath(from)
-	return err == nil && os.Link(p, host) == nil
+	return err == nil && c.links.link(p, host)
 }
 
 func (c *copier) copyFile(from, host string) error {

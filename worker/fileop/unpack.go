@@ -198,6 +198,9 @@ func (c *copier) extractEntry(r io.Reader, h *tar.Header, dir, p string, st *fst
 			return setStat(host, st)
 		})
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
+		if h.Typeflag == tar.TypeChar && h.Devmajor == 0 && h.Devminor == 0 {
+			return fmt.Errorf("%s: the character device 0:0 stands for a deleted file", h.Name)
+		}
 		return c.d.place(p, true, func(host string) error {
 			if err := mknod(host, fs.FileMode(st.Mode), st); err != nil {
 				return err

@@ -247,7 +247,6 @@ func (b *bridge) make() (*Namespace, error) {
 func (b *bridge) connect(ns *namespace, addr netip.Addr) error {
 	const name = "eth0"
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = fmt.Sprintf("dbv%x-%x", b.index, b.serial.Add(1))
 	attrs.MTU = b.mtu
 	attrs.MasterIndex = b.index
 	attrs.Flags = net.FlagUp
@@ -256,7 +255,7 @@ func (b *bridge) connect(ns *namespace, addr netip.Addr) error {
 		// Who gets this address next has the same: no neighbour remembers a wrong one.
 		PeerHardwareAddr: hardwareAddr(addr),
 	}
-	if err := b.host.LinkAdd(veth); err != nil {
+	if err := b.add(veth); err != nil {
 		return fmt.Errorf("add device: %w", err)
 	}
 	if err := b.host.LinkSetIsolated(veth, true); err != nil {
@@ -267,6 +266,18 @@ func (b *bridge) connect(ns *namespace, addr netip.Addr) error {
 	}
 	inside := netip.PrefixFrom(addr, b.subnet.Bits())
 	return ns.configure(name, inside, b.subnet.Addr())
+}
+
+// add makes the device under a name that is free. After a daemon was killed the kernel
+// takes its time to remove the devices that it had at the same bridge.
+func (b *bridge) add(veth *netlink.Veth) error {
+	const tries = 10_000
+	for n := 1; ; n++ {
+		veth.Name = fmt.Sprintf("dbv%x-%x", b.index, b.serial.Add(1))
+		if err := b.host.LinkAdd(veth); !errors.Is(err, unix.EEXIST) || n == tries {
+			return err
+		}
+	}
 }
 
 // allocate returns an address that is not in use, the longest unused ones first.

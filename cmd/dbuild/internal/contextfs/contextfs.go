@@ -7,7 +7,6 @@ package contextfs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -75,7 +74,7 @@ func (f *FS) Walk(ctx context.Context, target string, fn fs.WalkDirFunc) error {
 			e = &entry{DirEntry: d, fs: f, path: path, rel: rel, links: links}
 		}
 		err := fn(rel, e, walkErr)
-		if errors.Is(err, fs.ErrNotExist) {
+		if err != nil && gone(err) {
 			if d != nil && d.IsDir() {
 				return filepath.SkipDir
 			}
@@ -104,6 +103,10 @@ func (e *entry) Info() (fs.FileInfo, error) {
 	if e.stat == nil {
 		var it item
 		if err := it.look(unix.AT_FDCWD, e.path, e.path, time.Now().UnixNano()); err != nil {
+			return nil, err
+		}
+		var err error
+		if it.xattrs, err = byPath(e.path).xattrs(); err != nil {
 			return nil, err
 		}
 		st := &types.Stat{}

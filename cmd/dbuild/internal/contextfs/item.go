@@ -35,7 +35,8 @@ type item struct {
 
 type inode struct{ dev, ino uint64 }
 
-// look fills in an item: the file name in the directory dirfd, whose whole path is path.
+// look fills in an item, but for its attributes: the file name in the directory dirfd,
+// whose whole path is path.
 func (it *item) look(dirfd int, name, path string, seen int64) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(dirfd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -54,7 +55,7 @@ func (it *item) look(dirfd int, name, path string, seen int64) error {
 			return &fs.PathError{Op: "readlink", Path: path, Err: err}
 		}
 	}
-	return it.readXattrs(path)
+	return nil
 }
 
 func readlink(dirfd int, name string, size int64) (string, error) {
@@ -69,45 +70,70 @@ func readlink(dirfd int, name string, size int64) (string, error) {
 	}
 }
 
-func (it *item) readXattrs(path string) error {
-	n, err := unix.Llistxattr(path, nil)
+// An attributed is a file of which extended attributes can be read.
+type attributed struct {
+	path string // for errors
+	list func([]byte) (int, error)
+	get  func(string, []byte) (int, error)
+}
+
+func byPath(path string) attributed {
+	return attributed{
+		path: path,
+		list: func(b []byte) (int, error) { return unix.Llistxattr(path, b) },
+		get:  func(key string, b []byte) (int, error) { return unix.Lgetxattr(path, key, b) },
+	}
+}
+
+func byFD(fd int, path string) attributed {
+	return attributed{
+		path: path,
+		list: func(b []byte) (int, error) { return unix.Flistxattr(fd, b) },
+		get:  func(key string, b []byte) (int, error) { return unix.Fgetxattr(fd, key, b) },
+	}
+}
+
+// xattrs returns the extended attributes, nil if there are none.
+func (a attributed) xattrs() (map[string][]byte, error) {
+	n, err := a.list(nil)
 	if n == 0 || errors.Is(err, unix.ENOTSUP) {
-		return nil
+		return nil, nil
 	}
 	buf := make([]byte, max(n, 0))
 	if err == nil {
-		n, err = unix.Llistxattr(path, buf)
+		n, err = a.list(buf)
 	}
 	for errors.Is(err, unix.ERANGE) { // there are more now
 		buf = make([]byte, 2*len(buf)+256)
-		n, err = unix.Llistxattr(path, buf)
+		n, err = a.list(buf)
 	}
 	if err != nil {
-		return &fs.PathError{Op: "listxattr", Path: path, Err: err}
+		return nil, &fs.PathError{Op: "listxattr", Path: a.path, Err: err}
 	}
+	var out map[string][]byte
 	for key := range strings.SplitSeq(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
-		v, ok := readXattr(path, key)
+		v, ok := a.value(key)
 		if !ok {
 			continue // not for us to read, or gone
 		}
-		if it.xattrs == nil {
-			it.xattrs = map[string][]byte{}
+		if out == nil {
+			out = map[string][]byte{}
 		}
-		it.xattrs[key] = v
+		out[key] = v
 	}
-	return nil
+	return out, nil
 }
 
-func readXattr(path, key string) ([]byte, bool) {
+func (a attributed) value(key string) ([]byte, bool) {
 	for b := make([]byte, 128); ; {
-		n, err := unix.Lgetxattr(path, key, b)
+		n, err := a.get(key, b)
 		switch {
 		case err == nil:
 			return b[:n], true
 		case !errors.Is(err, unix.ERANGE):
 			return nil, false
 		}
-		if n, err = unix.Lgetxattr(path, key, nil); err != nil {
+		if n, err = a.get(key, nil); err != nil {
 			return nil, false
 		}
 		b = make([]byte, n+64)

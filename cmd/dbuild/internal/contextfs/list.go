@@ -46,7 +46,8 @@ type lister struct {
 }
 
 // list calls emit for all paths that the patterns admit, parents first, in the order of
-// names. What disappears meanwhile is left out. The item is good only until emit returns.
+// names. What disappears meanwhile is left out. The item is good only until emit returns,
+// and has attributes only if it is a directory.
 func (f *FS) list(ctx context.Context, p Patterns, emit func(path string, it *item) error) error {
 	flt, err := newFilter(f, p)
 	if err != nil {
@@ -261,6 +262,15 @@ func (r *reader) list(l *lister, d *dir) ([]item, error) {
 			}
 		}
 		it.keep = keep
+		if it.mode.IsDir() {
+			switch it.xattrs, err = byPath(full + string(filepath.Separator) + n.s).xattrs(); {
+			case err == nil:
+			case gone(err):
+				continue
+			default:
+				return nil, err
+			}
+		}
 		if enter && it.mode.IsDir() {
 			it.dir = &dir{path: path, matches: m, done: make(chan struct{})}
 		}

@@ -25,7 +25,7 @@ const pieceSize = 128 << 10
 // the other side asks for. It is what fsutil.Send does, with fewer and larger writes. When
 // it returns with an error, the caller ends reads of conn.
 func (f *FS) Send(ctx context.Context, conn io.Writer, in *bufio.Reader, p Patterns) error {
-	s := &sender{fs: f, out: bufio.NewWriterSize(conn, pieceSize)}
+	s := &sender{fs: f, conn: conn, out: bufio.NewWriterSize(conn, pieceSize)}
 	s.more.L = &s.queueMu
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, s.end)
@@ -56,7 +56,8 @@ type sender struct {
 	fs *FS
 
 	outMu sync.Mutex
-	out   *bufio.Writer
+	conn  io.Writer
+	out   *bufio.Writer // to conn
 
 	filesMu sync.Mutex
 	files   []string // paths of regular files by number; "" for what has no content
@@ -114,6 +115,13 @@ func (s *sender) write(p *types.Packet, content []byte) error {
 		return err
 	}
 	if _, err := s.out.Write(data[:head]); err != nil {
+		return err
+	}
+	if len(content) >= pieceSize/4 { // a write more is cheaper than a copy
+		if err := s.out.Flush(); err != nil {
+			return err
+		}
+		_, err := s.conn.Write(content)
 		return err
 	}
 	_, err := s.out.Write(content)
@@ -232,7 +240,8 @@ func (s *sender) serve() error {
 	}
 }
 
-// file sends the content of a file and then its end. What cannot be read has none.
+// file sends the attributes of a file, its content and then its end. What cannot be opened
+// has none.
 func (s *sender) file(id uint32, buf []byte) error {
 	s.filesMu.Lock()
 	path := ""
@@ -249,6 +258,16 @@ func (s *sender) file(id uint32, buf []byte) error {
 		return s.packet(&p, nil)
 	}
 	defer unix.Close(fd)
+	xattrs, err := byFD(fd, path).xattrs()
+	if err != nil {
+		return err
+	}
+	if len(xattrs) > 0 {
+		a := types.Packet{Type: types.PACKET_STAT, ID: id, Stat: &types.Stat{Xattrs: xattrs}}
+		if err := s.packet(&a, nil); err != nil {
+			return err
+		}
+	}
 	for {
 		n, err := unix.Read(fd, buf)
 		if err == unix.EINTR {
