@@ -52,13 +52,19 @@ func (d *Daemon) collectLoop(ctx context.Context) error {
 		if policy == nil {
 			continue
 		}
-		if !d.short(policy.MinFreeSpace / 2) {
+		// Waiting for more of the row, unless the next build could fail for lack of space.
+		wait := time.NewTimer(gcDelay)
+		for row := true; row && !d.short(policy.MinFreeSpace/2); {
 			select {
-			case <-time.After(gcDelay):
+			case <-d.gc:
+			case <-wait.C:
+				row = false
 			case <-ctx.Done():
+				wait.Stop()
 				return nil
 			}
 		}
+		wait.Stop()
 		var n int
 		var bytes int64
 		err := d.store.Prune(ctx, *policy, func(r snapshot.Record) { n++; bytes += r.Size })
@@ -72,7 +78,7 @@ func (d *Daemon) collectLoop(ctx context.Context) error {
 	}
 }
 
-// short says whether less than so many bytes are free: the next build could fail for it.
+// short says whether less than so many bytes are free.
 func (d *Daemon) short(bytes int64) bool {
 	var st unix.Statfs_t
 	return unix.Statfs(d.cfg.Root, &st) == nil && int64(st.Bavail)*st.Bsize < bytes

@@ -18,8 +18,9 @@ type Patterns struct {
 	Follow           []string // paths, and what symlinks in them lead to
 }
 
-// A filter decides about paths. Decisions about a directory may be made in any goroutine
-// once its parent's are made.
+// A filter decides about paths. It is not safe for concurrent use, not even its matchers
+// are: they compile patterns when they first need them. But a decision of one filter about
+// a directory may be used by another of the same patterns.
 type filter struct {
 	include, exclude *patternmatcher.PatternMatcher // nil: all, none
 	// If all of them are plain paths, a directory is entered only if one of these (each
@@ -31,21 +32,28 @@ type filter struct {
 // matches is what is known of a directory for matching what is in it.
 type matches struct{ include, exclude patternmatcher.MatchInfo }
 
-func newFilter(f *FS, p Patterns) (*filter, error) {
-	include := slices.Clone(p.Include)
-	if len(p.Follow) > 0 {
-		targets, err := fsutil.FollowLinks(f, p.Follow)
-		if err != nil {
-			return nil, err
-		}
-		if targets != nil {
-			include = outermost(append(include, targets...))
-		}
+// resolve returns p with what Follow leads to among Include.
+func (p Patterns) resolve(f *FS) (Patterns, error) {
+	if len(p.Follow) == 0 {
+		return p, nil
 	}
+	targets, err := fsutil.FollowLinks(f, p.Follow)
+	if err != nil {
+		return p, err
+	}
+	p.Follow = nil
+	if targets != nil {
+		p.Include = outermost(append(slices.Clone(p.Include), targets...))
+	}
+	return p, nil
+}
+
+// newFilter returns a filter for p, which is resolved.
+func newFilter(p Patterns) (*filter, error) {
 	var out filter
 	var err error
-	if len(include) > 0 {
-		if out.include, err = patternmatcher.New(include); err != nil {
+	if len(p.Include) > 0 {
+		if out.include, err = patternmatcher.New(p.Include); err != nil {
 			return nil, err
 		}
 		out.includes, out.plainIncludes = prefixes(out.include, false)

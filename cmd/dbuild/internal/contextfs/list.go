@@ -32,7 +32,6 @@ type dir struct {
 // consumes them in order: it reads itself what nobody has begun to read.
 type lister struct {
 	fs     *FS
-	filter *filter
 	rootfd int
 
 	mu    sync.Mutex
@@ -41,7 +40,7 @@ type lister struct {
 	read  int       // entries read and not consumed
 	ended bool
 
-	own    reader    // of the goroutine that consumes
+	own    *reader   // of the goroutine that consumes
 	around []pending // the directories around the one being consumed
 }
 
@@ -49,20 +48,28 @@ type lister struct {
 // names. What disappears meanwhile is left out. The item is good only until emit returns,
 // and has attributes only if it is a directory.
 func (f *FS) list(ctx context.Context, p Patterns, emit func(path string, it *item) error) error {
-	flt, err := newFilter(f, p)
+	p, err := p.resolve(f)
 	if err != nil {
 		return err
+	}
+	var readers []*reader
+	for range min(4, runtime.GOMAXPROCS(0)) {
+		flt, err := newFilter(p)
+		if err != nil {
+			return err
+		}
+		readers = append(readers, &reader{filter: flt})
 	}
 	fd, err := unix.Open(f.root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: f.root, Err: err}
 	}
 	defer unix.Close(fd)
-	l := &lister{fs: f, filter: flt, rootfd: fd}
+	l := &lister{fs: f, rootfd: fd, own: readers[0]}
 	l.more.L = &l.mu
 	var helpers sync.WaitGroup
-	for range min(4, runtime.GOMAXPROCS(0)) - 1 {
-		helpers.Go(l.help)
+	for _, r := range readers[1:] {
+		helpers.Go(func() { l.help(r) })
 	}
 	defer helpers.Wait()
 	defer l.end()
@@ -77,8 +84,7 @@ func (l *lister) end() {
 }
 
 // help lists directories until the end.
-func (l *lister) help() {
-	var r reader
+func (l *lister) help(r *reader) {
 	for {
 		l.mu.Lock()
 		for !l.ended && (len(l.todo) == 0 || l.read > ahead) {
@@ -94,7 +100,7 @@ func (l *lister) help() {
 		d.claimed = true
 		l.mu.Unlock()
 		if !claimed {
-			l.fill(d, &r)
+			l.fill(d, r)
 		}
 	}
 }
@@ -131,7 +137,7 @@ func (l *lister) visit(ctx context.Context, d *dir, emit func(string, *item) err
 	d.claimed = true
 	l.mu.Unlock()
 	if !claimed {
-		l.fill(d, &l.own)
+		l.fill(d, l.own)
 	}
 	<-d.done
 	if ctx.Err() != nil {
@@ -202,8 +208,9 @@ func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(e
 
 // A reader lists directories, one at a time.
 type reader struct {
-	buf   []byte
-	names []name
+	filter *filter
+	buf    []byte
+	names  []name
 }
 
 type name struct {
@@ -245,7 +252,7 @@ func (r *reader) list(l *lister, d *dir) ([]item, error) {
 				n.kind = unix.DT_DIR
 			}
 		}
-		m, keep, enter, err := l.filter.admit(path, n.kind == unix.DT_DIR, &d.matches)
+		m, keep, enter, err := r.filter.admit(path, n.kind == unix.DT_DIR, &d.matches)
 		if err != nil {
 			return nil, err
 		}
