@@ -64,7 +64,7 @@ APT = $(SUDO) sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-ge
 
 .PHONY: demo-deps
 build-deps:
-	@[ -e /usr/include/seccomp.h ] && command -v gcc >/dev/null || $(APT) libseccomp-dev gcc libc6-dev
+	@[ -e /usr/include/seccomp.h ] && command -v gcc >/dev/null && command -v pkg-config >/dev/null || $(APT) libseccomp-dev gcc libc6-dev pkg-config
 
 demo-deps: build-deps
 	@[ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || $(APT) busybox-static
