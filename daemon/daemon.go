@@ -61,7 +61,7 @@ type Daemon struct {
 	added  chan struct{} // closed and replaced when a build is added
 	active int           // requests being served
 	idle   time.Time     // since when active is 0
-	quiet  *time.Timer   // fires when active was 0 for trimAfter
+	rest   chan struct{} // says that a request has ended; holds one
 	gc     chan struct{} // asks for a collection; holds one
 }
 
@@ -69,7 +69,7 @@ type Daemon struct {
 func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err error) {
 	d := &Daemon{
 		cfg: cfg, log: log, builds: map[string]*build{}, added: make(chan struct{}), gc: make(chan struct{}, 1), idle: time.Now(),
-		quiet: time.NewTimer(trimAfter),
+		rest: make(chan struct{}, 1),
 	}
 	defer func() {
 		if err != nil {

@@ -193,7 +193,7 @@ func usage(t testing.TB, s *server) []*controlapi.UsageRecord {
 func TestIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const timeout = time.Minute
-		d := &Daemon{cfg: Config{IdleTimeout: timeout}, idle: time.Now(), quiet: time.NewTimer(trimAfter)}
+		d := &Daemon{cfg: Config{IdleTimeout: timeout}, idle: time.Now()}
 		left := make(chan bool, 1)
 		began := time.Now()
 		go func() { left <- d.waitIdle(t.Context()) }()

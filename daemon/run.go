@@ -143,7 +143,6 @@ func (d *Daemon) begin() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.active++
-	d.quiet.Stop()
 }
 
 func (d *Daemon) end() {
@@ -151,8 +150,9 @@ func (d *Daemon) end() {
 	defer d.mu.Unlock()
 	d.active--
 	d.idle = time.Now()
-	if d.active == 0 {
-		d.quiet.Reset(trimAfter)
+	select {
+	case d.rest <- struct{}{}:
+	default:
 	}
 }
 
@@ -163,14 +163,20 @@ const trimAfter = 10 * time.Second
 // trimLoop gives memory back after each burst of builds: what they left behind goes with
 // a collection, and in a daemon that has nothing to do the runtime makes none for minutes.
 func (d *Daemon) trimLoop(ctx context.Context) error {
-	defer d.quiet.Stop()
 	for {
 		select {
-		case <-d.quiet.C:
-			debug.FreeOSMemory()
+		case <-d.rest:
 		case <-ctx.Done():
 			return nil
 		}
+		if !d.waitQuiet(ctx, trimAfter) {
+			return nil
+		}
+		select {
+		case <-d.rest:
+		default:
+		}
+		debug.FreeOSMemory()
 	}
 }
 
@@ -180,9 +186,14 @@ func (d *Daemon) waitIdle(ctx context.Context) bool {
 		<-ctx.Done()
 		return false
 	}
+	return d.waitQuiet(ctx, d.cfg.IdleTimeout)
+}
+
+// waitQuiet returns true when nothing was asked of the daemon for so long.
+func (d *Daemon) waitQuiet(ctx context.Context, long time.Duration) bool {
 	for {
 		d.mu.Lock()
-		left := d.cfg.IdleTimeout
+		left := long
 		if d.active == 0 {
 			left -= time.Since(d.idle)
 		}

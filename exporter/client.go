@@ -127,11 +127,13 @@ func (c Client) SendTree(ctx context.Context, a Access, tree fsutil.FS, progress
 	if err == nil {
 		err = stream.CloseSend()
 	}
+	// Whoever sends to a client that has given up sees just that the call is over.
+	over := ctx.Err() == nil && (errors.Is(err, context.Canceled) || errors.Is(err, io.EOF))
 	if err != nil {
 		cancel()
 	}
 	// The last word is the client's: it may have failed to write what it got.
-	if last := es.wait(); err == nil && last != io.EOF {
+	if last := es.wait(); (err == nil || over) && last != io.EOF {
 		err = last
 	}
 	return err

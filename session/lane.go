@@ -14,21 +14,6 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// A lane is a second stream beside a session, by which a client of ours sends files
-// without HTTP/2 within HTTP/2: a call of Control.Session with [LaneHeader], whose bytes
-// are
-//
-//	daemon → client  a frame with a LaneRequest in JSON, as soon as a directory is wanted
-//	client → daemon  a frame with a LaneReply in JSON
-//	both directions  frames with fsutil's packets, as in FileSync.DiffCopy
-//
-// In one thing the packets differ: attributes of a regular file are not in the list, where
-// nobody needs them if the file is unchanged. If there are any they come before its content,
-// as a packet of type STAT with the number of the file and a Stat without path.
-//
-// A frame is its length as a varint and so many bytes. A lane carries one transfer; the
-// client opens another one when it gets a request.
-
 // LaneHeader is the header that makes a stream a lane; its value is the session's id.
 const LaneHeader = "x-dbuild-lane"
 
@@ -123,7 +108,14 @@ func (m *Manager) addLane(id string) *lanes {
 func (m *Manager) dropLane(id string, l *lanes) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if l.open--; l.open == 0 {
+	l.open--
+	m.forgetLanes(id)
+}
+
+// forgetLanes drops what is known of a session's lanes when both have gone. As long as the
+// session is there, its client will open a lane if it has opened one before. m.mu is held.
+func (m *Manager) forgetLanes(id string) {
+	if _, connected := m.ids[id]; !connected && m.lanes[id] != nil && m.lanes[id].open == 0 {
 		delete(m.lanes, id)
 	}
 }

@@ -109,6 +109,7 @@ func (m *Manager) remove(id string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.ids, id)
+	m.forgetLanes(id)
 }
 
 // Get returns the session with the given id, waiting for it to connect for a few seconds

@@ -1,14 +1,17 @@
 package session_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -307,5 +310,51 @@ func (e *echo) ForwardAgent(s sshforward.SSH_ForwardAgentServer) error {
 		if err := s.Send(m); err != nil {
 			return err
 		}
+	}
+}
+
+func TestLane(t *testing.T) {
+	m, c := serve(t, grpc.ForceServerCodecV2(session.Codec{}))
+	if m.Lane(t.Context(), "nobody") != nil {
+		t.Fatal("a lane of nobody")
+	}
+	client, err := grpchijack.Dialer(c)(t.Context(), "", map[string][]string{session.LaneHeader: {"id"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var daemon net.Conn
+	for deadline := time.Now().Add(10 * time.Second); daemon == nil && time.Now().Before(deadline); runtime.Gosched() {
+		daemon = m.Lane(t.Context(), "id") // until the stream has arrived
+	}
+	if daemon == nil {
+		t.Fatal("no lane")
+	}
+	frame, err := session.AppendFrame(nil, session.LaneRequest{Name: "context"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := daemon.Write(frame); err != nil {
+		t.Fatal(err)
+	}
+	var req session.LaneRequest
+	in := bufio.NewReader(client)
+	if err := session.ReadFrame(in, &req); err != nil || req.Name != "context" {
+		t.Fatal(req, err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if m.Lane(ended, "id") != nil {
+		t.Fatal("the same lane twice")
+	}
+	daemon.Close()
+	if err := session.ReadFrame(in, &req); !errors.Is(err, io.EOF) && status.Code(err) != codes.OK {
+		t.Fatal(err)
+	}
+}
+
+func TestReadFrameRefusesLargeOnes(t *testing.T) {
+	b := binary.AppendUvarint(nil, session.MaxFrame+1)
+	if err := session.ReadFrame(bufio.NewReader(bytes.NewReader(b)), new(session.LaneReply)); err == nil {
+		t.Fatal("no error")
 	}
 }

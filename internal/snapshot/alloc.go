@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -159,13 +161,35 @@ func (a *allocator) prepare(n int) ([]*slot, error) {
 // discard removes slots that no row names, with their files.
 func (a *allocator) discard(slots ...*slot) error {
 	ctx := a.s.ctx(context.Background())
-	err := a.s.mdb.Update(func(tx *bolt.Tx) error {
-		return a.unname(ctx, tx, workLease, slots...)
-	})
-	if err != nil {
+	if err := a.freeing(slots, func() error {
+		return a.s.mdb.Update(func(tx *bolt.Tx) error {
+			return a.unname(ctx, tx, workLease, slots...)
+		})
+	}); err != nil {
 		return err
 	}
 	return a.remove(slots)
+}
+
+// freeing calls write, which takes slots out of a database. If the disk is too full for
+// that, the files of the slots, which nobody has a use for any more, make room.
+func (a *allocator) freeing(slots []*slot, write func() error) error {
+	err := write()
+	if !errors.Is(err, unix.ENOSPC) {
+		return err
+	}
+	if err := removeAll(a.paths(slots)); err != nil {
+		return err
+	}
+	return write()
+}
+
+func (a *allocator) paths(slots []*slot) []string {
+	paths := make([]string, len(slots))
+	for i, sl := range slots {
+		paths[i] = a.path(sl)
+	}
+	return paths
 }
 
 // unname takes slots out of the metadata database and of a lease.
@@ -188,24 +212,22 @@ func (a *allocator) remove(slots []*slot) error {
 	if len(slots) == 0 {
 		return nil
 	}
-	a.snapMu.Lock()
-	err := a.inner.ms.batch(context.Background(), func(ctx context.Context) error {
-		for _, sl := range slots {
-			if err := a.inner.Remove(ctx, sl.Inner); err != nil && !errdefs.IsNotFound(err) {
-				return err
+	err := a.freeing(slots, func() error {
+		a.snapMu.Lock()
+		defer a.snapMu.Unlock()
+		return a.inner.ms.batch(context.Background(), func(ctx context.Context) error {
+			for _, sl := range slots {
+				if err := a.inner.Remove(ctx, sl.Inner); err != nil && !errdefs.IsNotFound(err) {
+					return err
+				}
 			}
-		}
-		return nil
+			return nil
+		})
 	})
-	a.snapMu.Unlock()
 	if err != nil {
 		return fmt.Errorf("remove snapshots: %w", err)
 	}
-	paths := make([]string, len(slots))
-	for i, sl := range slots {
-		paths[i] = a.path(sl)
-	}
-	return removeAll(paths)
+	return removeAll(a.paths(slots))
 }
 
 // collect runs containerd's mark and sweep.

@@ -87,6 +87,15 @@ func TestBlobRoundTrip(t *testing.T) {
 	}
 }
 
+// As part of an image such a file would delete another one.
+func TestNamesOfWhiteouts(t *testing.T) {
+	s := open(t, "")
+	r := s.layer(nil, func(root string) { write(t, root+"/d/.wh.f", "") })
+	if _, err := r.Blobs(t.Context(), Access{}, Compression{}); err == nil || !strings.Contains(err.Error(), "/d/.wh.f: ") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestBlobsAreDeterministic(t *testing.T) {
 	var first map[string]string
 	for procs := range 4 {

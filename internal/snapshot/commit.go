@@ -165,6 +165,7 @@ func (c *committer) write(group []*change, uses map[string]usage) error {
 func (c *committer) retry(group []*change, err error) {
 	if errors.Is(err, unix.ENOSPC) {
 		c.s.useReserve() // a layer without a row could not even be pruned
+		defer c.s.keepReserve()
 	}
 	var again []*change
 	for _, ch := range group {

@@ -30,17 +30,22 @@ func (s *Store) useReserve() {
 	}
 }
 
-// keepReserve sets the reserve aside if it is not, and if that leaves as much free. Without
-// one everything works but a removal from a full disk.
+// keepReserve sets the reserve aside, as much of it as there is room for. Without one
+// everything works but a removal from a full disk.
 func (s *Store) keepReserve() {
-	if st, err := os.Lstat(s.reserve()); err == nil && st.Size() == reserveSize || s.free() < 2*reserveSize {
+	have := int64(0)
+	if st, err := os.Lstat(s.reserve()); err == nil {
+		have = st.Size()
+	}
+	want := min(reserveSize, have+s.free())
+	if want <= have {
 		return
 	}
 	f, err := os.OpenFile(s.reserve(), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return
 	}
-	err = unix.Fallocate(int(f.Fd()), 0, 0, reserveSize)
+	err = unix.Fallocate(int(f.Fd()), 0, 0, want)
 	if err1 := f.Close(); err != nil || err1 != nil {
 		_ = os.Remove(s.reserve())
 	}

@@ -1,6 +1,7 @@
 // Package local receives directories of a client: build contexts and Dockerfiles. The
 // client lists a directory over its session, the daemon asks for the content of files it
-// does not have, and keeps what it got for the next build. The wire is fsutil's.
+// does not have, and keeps what it got for the next build. The packets are fsutil's. Clients
+// of ours send them on a lane, which package session describes; others by FileSync.DiffCopy.
 //
 // # What is kept
 //

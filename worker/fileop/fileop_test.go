@@ -386,6 +386,17 @@ func TestUnpack(t *testing.T) {
 	}
 }
 
+// A device 0:0 would hide what is beneath it.
+func TestUnpackWhiteout(t *testing.T) {
+	w := newWorld(t)
+	w.put(w.lower, "out/f", "F")
+	w.put(w.src, "x.tar", archive(t, false, &tar.Header{Name: "f", Typeflag: tar.TypeChar, Mode: 0o600}))
+	unpack := func(c *pb.FileActionCopy) { c.AttemptUnpackDockerCompatibility = true }
+	if err := w.run(cp("/x.tar", "/out/", unpack), Options{}); err == nil || !strings.Contains(err.Error(), "f: the character device 0:0") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestLookUp(t *testing.T) {
 	w := newWorld(t)
 	w.put(w.lower, "etc/passwd", "root:x:0:0::/:/bin/sh\nann:x:5:6::/:/bin/sh\n", "etc/group", "staff:x:9:\n")

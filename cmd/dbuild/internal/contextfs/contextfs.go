@@ -102,7 +102,7 @@ type entry struct {
 func (e *entry) Info() (fs.FileInfo, error) {
 	if e.stat == nil {
 		var it item
-		if err := it.look(unix.AT_FDCWD, e.path, e.path, time.Now().UnixNano()); err != nil {
+		if err := it.look(&unix.Stat_t{}, unix.AT_FDCWD, "", e.path, time.Now().UnixNano()); err != nil {
 			return nil, err
 		}
 		var err error

@@ -3,6 +3,7 @@ package contextfs
 import (
 	"errors"
 	"io/fs"
+	"path/filepath"
 	"strings"
 
 	"github.com/tonistiigi/fsutil/types"
@@ -36,11 +37,10 @@ type item struct {
 type inode struct{ dev, ino uint64 }
 
 // look fills in an item, but for its attributes: the file name in the directory dirfd,
-// whose whole path is path.
-func (it *item) look(dirfd int, name, path string, seen int64) error {
-	var st unix.Stat_t
-	if err := unix.Fstatat(dirfd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &fs.PathError{Op: "lstat", Path: path, Err: err}
+// whose path is dir. st is for its own use.
+func (it *item) look(st *unix.Stat_t, dirfd int, dir, name string, seen int64) error {
+	if err := unix.Fstatat(dirfd, name, st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &fs.PathError{Op: "lstat", Path: filepath.Join(dir, name), Err: err}
 	}
 	it.mode = fileMode(st.Mode)
 	it.uid, it.gid, it.rdev = st.Uid, st.Gid, uint64(st.Rdev)
@@ -52,7 +52,7 @@ func (it *item) look(dirfd int, name, path string, seen int64) error {
 	if kind == unix.S_IFLNK {
 		var err error
 		if it.link, err = readlink(dirfd, name, st.Size); err != nil {
-			return &fs.PathError{Op: "readlink", Path: path, Err: err}
+			return &fs.PathError{Op: "readlink", Path: filepath.Join(dir, name), Err: err}
 		}
 	}
 	return nil

@@ -211,6 +211,7 @@ type reader struct {
 	filter *filter
 	buf    []byte
 	names  []name
+	stat   unix.Stat_t
 }
 
 type name struct {
@@ -238,16 +239,15 @@ func (r *reader) list(l *lister, d *dir) ([]item, error) {
 	for _, n := range r.names {
 		it := item{name: n.s}
 		path := join(d.path, n.s)
-		looked := false
-		if n.kind == unix.DT_UNKNOWN { // not every filesystem tells
-			switch err := it.look(fd, n.s, filepath.Join(full, n.s), seen); {
-			case err == nil:
-			case gone(err):
+		looked := n.kind == unix.DT_UNKNOWN // not every filesystem tells
+		if looked {
+			err := it.look(&r.stat, fd, full, n.s, seen)
+			if gone(err) {
 				continue
-			default:
+			}
+			if err != nil {
 				return nil, err
 			}
-			looked = true
 			if it.mode.IsDir() {
 				n.kind = unix.DT_DIR
 			}
@@ -260,24 +260,18 @@ func (r *reader) list(l *lister, d *dir) ([]item, error) {
 			continue
 		}
 		if !looked {
-			switch err := it.look(fd, n.s, full+string(filepath.Separator)+n.s, seen); {
-			case err == nil:
-			case gone(err):
-				continue
-			default:
-				return nil, err
-			}
+			err = it.look(&r.stat, fd, full, n.s, seen)
+		}
+		if err == nil && it.mode.IsDir() {
+			it.xattrs, err = byPath(filepath.Join(full, n.s)).xattrs()
+		}
+		if gone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
 		}
 		it.keep = keep
-		if it.mode.IsDir() {
-			switch it.xattrs, err = byPath(full + string(filepath.Separator) + n.s).xattrs(); {
-			case err == nil:
-			case gone(err):
-				continue
-			default:
-				return nil, err
-			}
-		}
 		if enter && it.mode.IsDir() {
 			it.dir = &dir{path: path, matches: m, done: make(chan struct{})}
 		}
