@@ -124,13 +124,13 @@ func TestWhatDisappearsIsLeftOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := map[string]bool{}
-	err = f.Walk(context.Background(), "/", func(path string, d fs.DirEntry, err error) error {
+	err = f.Walk(context.Background(), "/", func(path string, d fs.DirEntry, _ error) error {
 		if path == "link" {
 			if err := os.Remove(filepath.Join(dir, "link")); err != nil {
 				t.Fatal(err)
 			}
 		}
-		_, err = d.Info()
+		_, err := d.Info()
 		seen[path] = err == nil
 		return err
 	})
