@@ -25,7 +25,7 @@ var scenarios = []scenario{
 	{name: "a100", warm: 1, setup: steps(100), run: plain},
 	{name: "actx", warm: 1, setup: tree(10_000, "COPY . /ctx\nRUN true"), run: plain},
 	{name: "a10push", warm: 1, setup: steps(10), run: func(b *bench, p *peer, dir string) error {
-		return p.build(dir, "type=image,name="+b.registry.addr+"/a10-"+p.name+",push=true", b.args()...)
+		return p.build(dir, "type=image,name="+b.registry.addr+"/a10-"+p.name+",push=true,store=false", b.args()...)
 	}},
 	{name: "b1", warm: 1, setup: dockerfile("ARG SEED\nRUN echo $SEED"), run: seeded},
 	{name: "b20", warm: 1, setup: dockerfile("ARG SEED\n" + strings.Repeat("RUN true $SEED\n", 20)), run: seeded},
@@ -42,10 +42,10 @@ var scenarios = []scenario{
 		return p.build(dir, "type=oci,dest="+filepath.Join(b.dir, "out.tar"), b.args()...)
 	}},
 	{name: "gsame", setup: relabel, before: fresh, run: func(b *bench, p *peer, dir string) error {
-		return p.build(filepath.Join(dir, "relabel"), "type=image,name="+b.registry.addr+"/relabeled-"+p.name+":"+b.unique()+",push=true", b.args()...)
+		return p.build(filepath.Join(dir, "relabel"), "type=image,name="+b.registry.addr+"/relabeled-"+p.name+":"+b.unique()+",push=true,store=false", b.args()...)
 	}},
 	{name: "gother", setup: relabel, before: fresh, run: func(b *bench, p *peer, dir string) error {
-		return p.build(filepath.Join(dir, "relabel"), "type=image,name="+b.other.addr+"/other-"+b.unique()+",push=true", b.args()...)
+		return p.build(filepath.Join(dir, "relabel"), "type=image,name="+b.other.addr+"/other-"+b.unique()+",push=true,store=false", b.args()...)
 	}},
 	{name: "hgzip", setup: relabel, before: fresh, run: func(b *bench, p *peer, dir string) error {
 		return p.build(filepath.Join(dir, "pull"), "", append(b.args(), "SEED="+b.unique())...)
@@ -220,7 +220,7 @@ func compressible(path string, size int64) error {
 
 func pushAs(compression string) func(*bench, *peer, string) error {
 	return func(b *bench, p *peer, dir string) error {
-		return p.build(dir, "type=image,name="+b.registry.addr+"/"+compression+"-"+b.unique()+",push=true,compression="+compression, b.args()...)
+		return p.build(dir, "type=image,name="+b.registry.addr+"/"+compression+"-"+b.unique()+",push=true,store=false,compression="+compression, b.args()...)
 	}
 }
 
