@@ -14,8 +14,10 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// LaneHeader is the header that makes a stream a lane; its value is the session's id.
-const LaneHeader = "x-dbuild-lane"
+// LaneHeader is the header that makes a stream a lane; its value is the session's id. The
+// number in it changes with every change of what goes over a lane: a daemon that does not
+// know it asks the session instead.
+const LaneHeader = "x-dbuild-lane-1"
 
 // MaxFrame is the size of a frame that is accepted, in bytes.
 const MaxFrame = 4 << 20

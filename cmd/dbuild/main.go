@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // app is what the commands share.
@@ -54,6 +55,10 @@ func (a *app) execute(ctx context.Context, args []string) int {
 	return exitCode(err)
 }
 
+// oneSignal is how far apart signals are that are one request: timeout(1), and whoever
+// else signals a process and then its group, sends two.
+const oneSignal = 50 * time.Millisecond
+
 // untilSignal returns a context that the first SIGINT or SIGTERM ends. The second ends
 // the program.
 func (a *app) untilSignal() (context.Context, func()) {
@@ -66,6 +71,10 @@ func (a *app) untilSignal() (context.Context, func()) {
 		case <-signals:
 		case <-done:
 			return
+		}
+		time.Sleep(oneSignal)
+		for len(signals) > 0 {
+			<-signals
 		}
 		fmt.Fprintln(a.stderr, "dbuild: stopping; once more to stop at once")
 		cancel()

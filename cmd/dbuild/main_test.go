@@ -171,6 +171,19 @@ func TestSignals(t *testing.T) {
 	}
 }
 
+// Signals that come together are one.
+func TestSignalsThatComeTogether(t *testing.T) {
+	var stderr bytes.Buffer
+	ctx, stop := (&app{stderr: &stderr}).untilSignal()
+	defer stop()
+	for range 2 {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-ctx.Done() // the test program lives
+}
+
 func TestStopWithoutASignal(t *testing.T) {
 	var stderr bytes.Buffer
 	ctx, stop := (&app{stderr: &stderr}).untilSignal()
