@@ -97,14 +97,9 @@ func (w *Worker) op(v *llb.Vertex, opt LoadOptions) (solver.Op, error) {
 		if len(op.Exec.CdiDevices) > 0 {
 			return nil, fmt.Errorf("not implemented: CDI devices")
 		}
-		o, err := newExecOp(w, v.Op, op.Exec, v.Meta)
-		if err != nil {
-			return nil, err
-		}
-		o.name = vertexName(v)
-		return o, nil
+		return newExecOp(w, v, op.Exec)
 	case *pb.Op_File:
-		return newFileOp(w, v.Op, op.File, vertexName(v))
+		return newFileOp(w, v, op.File)
 	case *pb.Op_Merge:
 		id, err := opID("merge", v.Op)
 		return &mergeOp{w: w, op: op.Merge, id: id, inputs: inputs}, err

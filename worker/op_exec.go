@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/dbuild/dbuild/internal/treehash"
+	"github.com/dbuild/dbuild/llb"
 	"github.com/dbuild/dbuild/session"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker/runc"
@@ -40,19 +41,18 @@ func (e *ExecError) Error() string {
 func (e *ExecError) Unwrap() error { return e.Err }
 
 // newExecOp checks what the loader of the graph cannot: that mounts fit together.
-func newExecOp(w *Worker, op *pb.Op, exec *pb.ExecOp, meta *pb.OpMetadata) (*execOp, error) {
-	o := &execOp{w: w, op: exec, inputs: len(op.Inputs), resources: meta.GetLinuxResources()}
+func newExecOp(w *Worker, v *llb.Vertex, exec *pb.ExecOp) (*execOp, error) {
+	o := &execOp{w: w, op: exec, inputs: len(v.Inputs), outputs: v.Outputs, name: vertexName(v), resources: v.Meta.GetLinuxResources()}
 	keyed := exec.CloneVT()
 	keyed.Meta.ProxyEnv = nil // a proxy changes how bytes travel, not what they are
 	var err error
-	o.id, err = opID("exec", &pb.Op{Op: &pb.Op_Exec{Exec: keyed}, Platform: op.Platform})
+	o.id, err = opID("exec", &pb.Op{Op: &pb.Op_Exec{Exec: keyed}, Platform: v.Op.Platform})
 	if err != nil {
 		return nil, err
 	}
 	root := false
 	for _, m := range exec.Mounts {
 		root = root || m.Dest == pb.RootMount
-		o.outputs = max(o.outputs, output(m)+1)
 	}
 	if !root {
 		return nil, errors.New("a process has no root filesystem: no mount has the destination /")

@@ -12,6 +12,7 @@ import (
 	"github.com/agext/levenshtein"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/internal/treehash"
+	"github.com/dbuild/dbuild/llb"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker/fileop"
 	"github.com/moby/buildkit/solver/pb"
@@ -29,9 +30,9 @@ type fileOp struct {
 	uses    []int // of the result of each action, by others
 }
 
-func newFileOp(w *Worker, op *pb.Op, f *pb.FileOp, name string) (*fileOp, error) {
-	o := &fileOp{w: w, op: f, inputs: len(op.Inputs), name: name, uses: make([]int, len(f.Actions))}
-	id, err := opID("file", op)
+func newFileOp(w *Worker, v *llb.Vertex, f *pb.FileOp) (*fileOp, error) {
+	o := &fileOp{w: w, op: f, inputs: len(v.Inputs), outputs: v.Outputs, name: vertexName(v), uses: make([]int, len(f.Actions))}
+	id, err := opID("file", v.Op)
 	if err != nil {
 		return nil, err
 	}
@@ -48,9 +49,6 @@ func newFileOp(w *Worker, op *pb.Op, f *pb.FileOp, name string) (*fileOp, error)
 		}
 		for _, n := range named(owner(a)) {
 			use(n.GetInput())
-		}
-		if a.Output >= 0 {
-			o.outputs = max(o.outputs, int(a.Output)+1)
 		}
 	}
 	return o, nil
