@@ -58,6 +58,9 @@ type Bridge interface {
 	Warn(context.Context, Warning)
 	// Platforms are those the daemon's workers run, the native one first.
 	Platforms() []ocispec.Platform
+	// NewContainer checks what is asked for against what the build may do and prepares a
+	// container. It lives until it is released or the build ends.
+	NewContainer(context.Context, ContainerRequest) (Container, error)
 }
 
 // ResolveOpt says how to resolve an image reference. Mode is "default", "pull" or

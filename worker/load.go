@@ -88,11 +88,11 @@ func (w *Worker) op(v *llb.Vertex, opt LoadOptions) (solver.Op, error) {
 	case *pb.Op_Source:
 		return w.sourceOp(op.Source, v.Op.Platform, v.Meta)
 	case *pb.Op_Exec:
-		if op.Exec.Network == pb.NetMode_HOST && !opt.HostNetwork {
-			return nil, fmt.Errorf("network.host is not allowed: pass --allow network.host, and the daemon must permit it")
+		if err := opt.PermitNetwork(op.Exec.Network); err != nil {
+			return nil, err
 		}
-		if op.Exec.Security == pb.SecurityMode_INSECURE && !opt.Insecure {
-			return nil, fmt.Errorf("security.insecure is not allowed: pass --allow security.insecure, and the daemon must permit it")
+		if err := opt.PermitSecurity(op.Exec.Security); err != nil {
+			return nil, err
 		}
 		if len(op.Exec.CdiDevices) > 0 {
 			return nil, fmt.Errorf("not implemented: CDI devices")

@@ -2,6 +2,7 @@ package dockerfile
 
 import (
 	"context"
+	"errors"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -50,6 +51,10 @@ func newFakeBridge(t testing.TB) *fakeBridge {
 		t.Fatal(err)
 	}
 	return b
+}
+
+func (b *fakeBridge) NewContainer(context.Context, frontend.ContainerRequest) (frontend.Container, error) {
+	return nil, errors.New("a Dockerfile needs no containers of its own")
 }
 
 func (b *fakeBridge) Platforms() []ocispec.Platform { return b.platforms }

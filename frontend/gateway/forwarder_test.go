@@ -60,6 +60,10 @@ func (b *bridge) Warn(_ context.Context, w frontend.Warning) {
 	b.warnings = append(b.warnings, w)
 }
 
+func (b *bridge) NewContainer(context.Context, frontend.ContainerRequest) (frontend.Container, error) {
+	return nil, errors.New("no containers here")
+}
+
 func (b *bridge) Platforms() []ocispec.Platform {
 	return []ocispec.Platform{{OS: "linux", Architecture: "amd64"}}
 }

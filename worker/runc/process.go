@@ -66,3 +66,6 @@ func (e *ExitError) Error() string {
 	}
 	return fmt.Sprintf("exit code: %d", e.Code)
 }
+
+// ExitCode returns Code.
+func (e *ExitError) ExitCode() int { return e.Code }
