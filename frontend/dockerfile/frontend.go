@@ -143,8 +143,14 @@ func (l *loader) convert(ctx context.Context) ([]*Platform, error) {
 	if err := l.checkSyntax(); err != nil {
 		return nil, err
 	}
+	lint, err := l.newLinter()
+	if err != nil {
+		return nil, err
+	}
 	file, err := instruction.Parse(l.data)
 	if err != nil {
+		lintParsed(lint, file)
+		l.warn(ctx, lint)
 		return nil, err
 	}
 	targets := make([]*ocispec.Platform, 0, len(l.opts.platforms))
@@ -155,10 +161,6 @@ func (l *loader) convert(ctx context.Context) ([]*Platform, error) {
 		targets = append(targets, nil)
 	}
 	out := make([]*Platform, len(targets))
-	lint, err := l.newLinter()
-	if err != nil {
-		return nil, err
-	}
 	outer := ctx
 	eg, ctx := errgroup.WithContext(ctx)
 	for i, t := range targets {

@@ -18,45 +18,6 @@ import (
 	"github.com/dbuild/dbuild/frontend/dockerfile/instruction"
 )
 
-// A rule is a build check. Its name is what users write to skip it.
-type rule struct {
-	name, why, page string
-}
-
-// url is the rule's page in Docker's documentation.
-func (r rule) url() string {
-	if r.page == "" {
-		return ""
-	}
-	return "https://docs.docker.com/go/dockerfile/rule/" + r.page + "/"
-}
-
-var (
-	stageNameCasing       = rule{"StageNameCasing", "Stage names should be in lower case", "stage-name-casing"}
-	fromAsCasing          = rule{"FromAsCasing", "AS should be written in the case of FROM", "from-as-casing"}
-	noEmptyContinuation   = rule{"NoEmptyContinuation", "An empty line within an instruction will become an error", "no-empty-continuation"}
-	consistentCasing      = rule{"ConsistentInstructionCasing", "Instructions should all be in upper case or all in lower case", "consistent-instruction-casing"}
-	duplicateStageName    = rule{"DuplicateStageName", "A stage name should be used once", "duplicate-stage-name"}
-	reservedStageName     = rule{"ReservedStageName", "Words with a meaning of their own should not name stages", "reserved-stage-name"}
-	jsonArgsRecommended   = rule{"JSONArgsRecommended", "In shell form the process does not get signals, the shell does", "json-args-recommended"}
-	maintainerDeprecated  = rule{"MaintainerDeprecated", "MAINTAINER is deprecated, a label says the same", "maintainer-deprecated"}
-	undefinedArgInFrom    = rule{"UndefinedArgInFrom", "FROM should use declared ARGs", "undefined-arg-in-from"}
-	workdirRelativePath   = rule{"WorkdirRelativePath", "A relative directory depends on the base image", "workdir-relative-path"}
-	undefinedVar          = rule{"UndefinedVar", "A variable should be defined before it is used", "undefined-var"}
-	multipleInstructions  = rule{"MultipleInstructionsDisallowed", "Of several such instructions in a stage only the last counts", "multiple-instructions-disallowed"}
-	legacyKeyValue        = rule{"LegacyKeyValueFormat", "Name and value should be joined by an equals sign", "legacy-key-value-format"}
-	invalidBasePlatform   = rule{"InvalidBaseImagePlatform", "The base image is for another platform than the build", ""}
-	redundantPlatform     = rule{"RedundantTargetPlatform", "The target platform is the default of FROM", "redundant-target-platform"}
-	secretsInArgOrEnv     = rule{"SecretsUsedInArgOrEnv", "ARG and ENV are visible in the image: they are no place for secrets", "secrets-used-in-arg-or-env"}
-	invalidDefaultInFrom  = rule{"InvalidDefaultArgInFrom", "The defaults of global ARGs should make valid image names", "invalid-default-arg-in-from"}
-	constPlatform         = rule{"FromPlatformFlagConstDisallowed", "FROM --platform should not be a constant", "from-platform-flag-const-disallowed"}
-	copyIgnoredFile       = rule{"CopyIgnoredFile", "The ignore file excludes what is copied", "copy-ignored-file"}
-	invalidDescription    = rule{"InvalidDefinitionDescription", "A comment right above a stage or ARG should begin with its name", "invalid-definition-description"}
-	exposeProtoCasing     = rule{"ExposeProtoCasing", "The protocol of a port should be in lower case", "expose-proto-casing"}
-	exposeInvalidFormat   = rule{"ExposeInvalidFormat", "EXPOSE should not name addresses or ports of the host", "expose-invalid-format"}
-	experimentalRuleNames = []string{invalidDescription.name}
-)
-
 // A finding is a rule broken at some lines.
 type finding struct {
 	rule   rule
@@ -137,20 +98,41 @@ func (c *checks) wants(r rule) bool {
 }
 
 // report notes that the instruction at breaks r, unless a comment above it says not to.
-func (l *linter) report(r rule, at *instruction.Pos, format string, args ...any) {
-	if l == nil || !l.wants(r) {
+func (l *linter) report(r rule, at *instruction.Pos, args ...any) {
+	l.reportMore(r, at, "", args...)
+}
+
+// reportMore is report with something added to the rule's text.
+func (l *linter) reportMore(r rule, at *instruction.Pos, more string, args ...any) {
+	if l == nil || !l.wantsAt(r, at) {
 		return
 	}
-	for _, comment := range at.Comments {
-		if text, ok := strings.CutPrefix(strings.ReplaceAll(comment, " ", ""), "check="); ok {
-			if c, err := parseChecks(text); err == nil && !c.wants(r) && !slices.Contains(experimentalRuleNames, r.name) {
-				return
-			}
-		}
+	text := r.text
+	if len(args) > 0 {
+		text = fmt.Sprintf(text, args...)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.found = append(l.found, finding{r, fmt.Sprintf(format, args...), at.Ranges})
+	l.found = append(l.found, finding{r, text + more, at.Ranges})
+}
+
+// wantsAt is wants with what the comment above an instruction says. It may go on with the
+// reason, behind a space.
+func (c *checks) wantsAt(r rule, at *instruction.Pos) bool {
+	merged := *c
+	for _, comment := range at.Comments {
+		key, text, ok := strings.Cut(comment, "=")
+		if !ok || strings.TrimSpace(key) != "check" {
+			continue
+		}
+		text, _, _ = strings.Cut(strings.TrimSpace(text), " ")
+		if own, err := parseChecks(text); err == nil {
+			merged.skip = slices.Concat(c.skip, own.skip)
+			merged.experimental = slices.Concat(c.experimental, own.experimental)
+		}
+		break
+	}
+	return merged.wants(r)
 }
 
 // err is the error of a build that is to fail on findings.
@@ -192,8 +174,10 @@ func (l *loader) lintAll(ctx context.Context) (*frontend.Result, error) {
 		return nil, err
 	}
 	file, err := instruction.Parse(l.data)
-	if err == nil {
-		b := newBuild(l, file, nil)
+	if err != nil {
+		lintParsed(lint, file)
+	} else {
+		b := newBuild(l, file, l.opts.firstPlatform())
 		b.lint, b.all = lint, l.opts.target == ""
 		_, err = b.convert(ctx)
 	}

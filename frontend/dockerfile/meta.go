@@ -42,7 +42,7 @@ func (b *build) setEnv(s *stage, in *instruction.Env) error {
 	text := "ENV"
 	for i, kv := range vars {
 		if in.Vars[i].Legacy {
-			b.lint.report(legacyKeyValue, in.Pos, "\"ENV key=value\" should be used instead of \"ENV key value\"")
+			b.lint.report(legacyKeyValue, in.Pos, "ENV")
 		}
 		b.lintSecret(in.Pos, "ENV", kv.Key)
 		s.env.set(kv.Key, kv.Value)
@@ -64,7 +64,7 @@ func (b *build) label(s *stage, in *instruction.Label) error {
 	}
 	for i, kv := range labels {
 		if in.Labels[i].Legacy {
-			b.lint.report(legacyKeyValue, in.Pos, "\"LABEL key=value\" should be used instead of \"LABEL key value\"")
+			b.lint.report(legacyKeyValue, in.Pos, "LABEL")
 		}
 		s.image.Config.Labels[kv.Key] = kv.Value
 		text += " " + kv.Key + "=" + kv.Value
@@ -80,6 +80,8 @@ func (b *build) arg(s *stage, in *instruction.Arg) error {
 	for _, a := range in.Args {
 		b.lintSecret(in.Pos, "ARG", a.Key)
 		value := a.Default
+		inherited, global := b.global.Get(a.Key)
+		global = global && value == nil
 		if v, ok := b.args[a.Key]; ok {
 			value = &v
 		} else if value != nil {
@@ -88,13 +90,13 @@ func (b *build) arg(s *stage, in *instruction.Arg) error {
 				return err
 			}
 			value = &v
-		} else if v, ok := b.global.Get(a.Key); ok {
-			value = &v
+		} else if global {
+			value = &inherited
 		}
 		if value != nil && !slices.Contains(nonEnvArgs, a.Key) {
 			s.env.set(a.Key, *value)
 		}
-		s.args = append(s.args, buildArg{a.Key, value})
+		s.args = append(s.args, buildArg{key: a.Key, value: value, global: global, doc: a.Doc, at: in.Ranges})
 		text += " " + a.Key
 		if value != nil {
 			text += "=" + *value

@@ -130,6 +130,15 @@ func (o *options) parsePlatforms() error {
 	return nil
 }
 
+// firstPlatform is one of those asked for, for what is answered once for all; nil if none
+// was asked for.
+func (o *options) firstPlatform() *ocispec.Platform {
+	if len(o.platforms) == 0 {
+		return nil
+	}
+	return &o.platforms[0]
+}
+
 func (o *options) parseResolveMode() error {
 	switch v := o.raw["image-resolve-mode"]; v {
 	case "":

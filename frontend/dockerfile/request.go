@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"text/tabwriter"
 
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/solver/errdefs"
@@ -81,11 +82,13 @@ func (l *loader) subrequest(ctx context.Context, id string) (*frontend.Result, e
 		if err != nil {
 			return nil, err
 		}
-		p, err := newBuild(l, file, nil).convert(ctx)
+		p, err := newBuild(l, file, l.opts.firstPlatform()).convert(ctx)
 		if err != nil {
 			return nil, err
 		}
 		return describeLLB(p.Definition)
+	case "frontend.outline":
+		return l.outline(ctx)
 	case "frontend.targets":
 		file, err := instruction.Parse(l.data)
 		if err != nil {
@@ -96,34 +99,51 @@ func (l *loader) subrequest(ctx context.Context, id string) (*frontend.Result, e
 		return l.lintAll(ctx)
 	case "frontend.subrequests.describe":
 		return answer("1.0.0", requests, func(out *strings.Builder) {
+			rows := [][]string{{"NAME", "VERSION", "DESCRIPTION"}}
 			for _, r := range requests {
-				fmt.Fprintf(out, "%s\t%s\t%s\n", strings.TrimPrefix(r.Name, "frontend."), r.Version, r.Description)
+				rows = append(rows, []string{strings.TrimPrefix(r.Name, "frontend."), r.Version, r.Description})
 			}
+			table(out, 1, rows)
 		})
 	}
 	return nil, errdefs.NewUnsupportedSubrequestError(id)
 }
 
-// A request describes a subrequest.
+// A request describes a subrequest: what it takes, and what its answer is made of.
 type request struct {
-	Name        string `json:"name"`
-	Version     string `json:"version"`
-	Type        string `json:"type"`
-	Description string `json:"description"`
-	Opts        []any  `json:"opts"`
-	Metadata    []any  `json:"metadata"`
+	Name        string  `json:"name"`
+	Version     string  `json:"version"`
+	Type        string  `json:"type"`
+	Description string  `json:"description"`
+	Opts        []named `json:"opts"`
+	Inputs      []named `json:"inputs"`
+	Metadata    []named `json:"metadata"`
+	Refs        []named `json:"refs"`
 }
 
 type named struct {
-	Name string `json:"name"`
+	Name        string `json:"name"`
+	Description string `json:"description"`
 }
 
-var requests = []request{
-	{"frontend.targets", "1.0.0", "rpc", "List all targets current build supports", nil, []any{named{"result.json"}, named{"result.txt"}}},
-	{"frontend.lint", "1.0.0", "rpc", "Lint a Dockerfile", nil, []any{named{"result.json"}, named{"result.txt"}, named{"result.statuscode"}}},
-	{"frontend.convertllb", "0.1.0", "rpc", "Convert Dockerfile to LLB", nil, []any{named{"result.json"}}},
-	{"frontend.subrequests.describe", "1.0.0", "rpc", "List available subrequest types", nil, []any{named{"result.json"}, named{"result.txt"}}},
+func rpc(name, version, description string, opts []named, metadata ...string) request {
+	r := request{Name: name, Version: version, Type: "rpc", Description: description, Opts: opts}
+	for _, m := range metadata {
+		r.Metadata = append(r.Metadata, named{Name: m})
+	}
+	return r
 }
+
+var (
+	targetOpt = []named{{"target", "Target build stage"}}
+	requests  = []request{
+		rpc("frontend.outline", "1.0.0", "List all parameters current build target supports", targetOpt, "result.json", "result.txt"),
+		rpc("frontend.targets", "1.0.0", "List all targets current build supports", nil, "result.json", "result.txt"),
+		rpc("frontend.lint", "1.0.0", "Lint a Dockerfile", targetOpt, "result.json", "result.txt", "result.statuscode"),
+		rpc("frontend.convertllb", "0.1.0", "Convert Dockerfile to LLB", targetOpt, "result.json"),
+		rpc("frontend.subrequests.describe", "1.0.0", "List available subrequest types", nil, "result.json", "result.txt"),
+	}
+)
 
 // answer is the result of a subrequest: v as JSON, and as text if there is one.
 func answer(version string, v any, text func(*strings.Builder)) (*frontend.Result, error) {
@@ -138,6 +158,15 @@ func answer(version string, v any, text func(*strings.Builder)) (*frontend.Resul
 		res.Metadata["result.txt"] = []byte(b.String())
 	}
 	return res, nil
+}
+
+// table writes rows in columns that are gap apart.
+func table(out *strings.Builder, gap int, rows [][]string) {
+	w := tabwriter.NewWriter(out, 0, 0, gap, ' ', 0)
+	for _, r := range rows {
+		fmt.Fprintln(w, strings.Join(r, "\t"))
+	}
+	w.Flush() // to memory
 }
 
 func describeLLB(def *pb.Definition) (*frontend.Result, error) {
@@ -182,13 +211,14 @@ func (l *loader) listTargets(file *instruction.File) (*frontend.Result, error) {
 		})
 	}
 	return answer("1.0.0", list, func(out *strings.Builder) {
-		out.WriteString("TARGET\tDESCRIPTION\n")
+		rows := [][]string{{"TARGET", "DESCRIPTION"}}
 		for _, t := range list.Targets {
 			name := t.Name
 			if t.Default {
 				name = strings.TrimSpace(name + " (default)")
 			}
-			fmt.Fprintf(out, "%s\t%s\n", name, t.Description)
+			rows = append(rows, []string{name, t.Description})
 		}
+		table(out, 1, rows)
 	})
 }

@@ -17,33 +17,31 @@ import (
 	"github.com/dbuild/dbuild/frontend/dockerfile/instruction"
 )
 
-// lintFile checks what can be seen in the text alone.
-func (b *build) lintFile() {
-	l := b.lint
-	if l == nil {
+// lintParsed checks what each instruction shows by itself. It is for files that could be
+// parsed in part only, too.
+func lintParsed(l *linter, file *instruction.File) {
+	if l == nil || file == nil {
 		return
 	}
-	for _, w := range b.file.Warnings { // the parser has no others
+	for _, w := range file.Warnings { // the parser has no others
 		if w.URL == noEmptyContinuation.url() && w.Location != nil {
-			l.report(noEmptyContinuation, &instruction.Pos{Ranges: []parser.Range{*w.Location}}, "%s", noEmptyContinuation.why)
+			l.report(noEmptyContinuation, &instruction.Pos{Ranges: []parser.Range{*w.Location}})
 		}
 	}
-	seen := map[string]bool{}
-	for _, a := range b.file.Global {
+	for _, a := range file.Global {
 		lintDescription(l, a, "ARG", argNames(a))
 	}
-	for _, s := range b.file.Stages {
-		b.lintFrom(s.From, seen)
+	for _, s := range file.Stages {
+		lintFrom(l, s.From)
 		for _, in := range s.Body {
 			switch in := in.(type) {
 			case *instruction.Maintainer:
-				l.report(maintainerDeprecated, in.Pos, "%s", maintainerDeprecated.why)
+				l.report(maintainerDeprecated, in.Pos)
 			case *instruction.Arg:
 				lintDescription(l, in, "ARG", argNames(in))
 			}
 		}
 	}
-	b.lintCasing()
 }
 
 func argNames(a *instruction.Arg) []string {
@@ -59,31 +57,51 @@ func lintDescription(l *linter, in instruction.Instruction, keyword string, name
 	if len(comments) == 0 || len(names) == 0 {
 		return
 	}
-	if first, _, _ := strings.Cut(comments[len(comments)-1], " "); !slices.Contains(names, first) {
-		l.report(invalidDescription, in.At(), "the comment of %s should be \"# %s DESCRIPTION\"", keyword, names[0])
+	if first, _, _ := strings.Cut(comments[len(comments)-1], " "); slices.Contains(names, first) {
+		return
 	}
+	example := names[0]
+	if len(names) > 1 {
+		example = "<arg_key>"
+	}
+	l.report(invalidDescription, in.At(), keyword, example)
 }
 
-func (b *build) lintFrom(f *instruction.From, seen map[string]bool) {
-	l := b.lint
+func lintFrom(l *linter, f *instruction.From) {
 	if f.Name == "" {
 		return
 	}
 	lintDescription(l, f, "FROM", []string{f.Name})
 	if f.Written != f.Name {
-		l.report(stageNameCasing, f.Pos, "Stage name '%s' should be lowercase", f.Written)
+		l.report(stageNameCasing, f.Pos, f.Written)
 	}
 	lower, upper := strings.ToLower(f.Keyword) == f.Keyword, strings.ToUpper(f.Keyword) == f.Keyword
 	if lower && strings.ToLower(f.As) != f.As || upper && strings.ToUpper(f.As) != f.As {
-		l.report(fromAsCasing, f.Pos, "'%s' and '%s' are not in the same case", f.As, f.Keyword)
+		l.report(fromAsCasing, f.Pos, f.As, f.Keyword)
 	}
-	if f.Name == scratch || f.Name == contextLocal {
-		l.report(reservedStageName, f.Pos, "%q is a reserved name", f.Name)
+}
+
+// lintFile checks what the instructions show together.
+func (b *build) lintFile() {
+	if b.lint == nil {
+		return
 	}
-	if seen[f.Name] {
-		l.report(duplicateStageName, f.Pos, "there is another stage %q", f.Name)
+	lintParsed(b.lint, b.file)
+	seen := map[string]bool{}
+	for _, s := range b.file.Stages {
+		f := s.From
+		if f.Name == "" {
+			continue
+		}
+		if f.Name == scratch || f.Name == contextLocal {
+			b.lint.report(reservedStageName, f.Pos, f.Name)
+		}
+		if seen[f.Name] {
+			b.lint.report(duplicateStageName, f.Pos, f.Name)
+		}
+		seen[f.Name] = true
 	}
-	seen[f.Name] = true
+	b.lintCasing()
 }
 
 // lintCasing compares each keyword with the case of most.
@@ -107,9 +125,9 @@ func (b *build) lintCasing() {
 	}
 	for _, p := range all {
 		if lower > upper && p.Keyword != strings.ToLower(p.Keyword) {
-			b.lint.report(consistentCasing, p, "'%s' should be in lower case, like most instructions here", p.Keyword)
+			b.lint.report(consistentCasing, p, p.Keyword, "lowercase")
 		} else if lower <= upper && p.Keyword != strings.ToUpper(p.Keyword) {
-			b.lint.report(consistentCasing, p, "'%s' should be in upper case, like most instructions here", p.Keyword)
+			b.lint.report(consistentCasing, p, p.Keyword, "uppercase")
 		}
 	}
 }
@@ -122,7 +140,7 @@ func (b *build) lintBase(f *instruction.From, plain *env) {
 	}
 	if res, err := b.lex.ProcessWordWithMatches(f.Base, plain); err == nil && len(plain.keys) > 0 {
 		if _, err := reference.ParseNormalizedNamed(res.Result); err != nil {
-			b.lint.report(invalidDefaultInFrom, f.Pos, "the defaults of the ARGs in %s make %q, which is no image name", f.Base, res.Result)
+			b.lint.report(invalidDefaultInFrom, f.Pos, f.Base)
 		}
 	}
 	names := b.global.Keys()
@@ -134,7 +152,7 @@ func (b *build) lintBase(f *instruction.From, plain *env) {
 		if err != nil {
 			continue
 		}
-		b.reportUnknown(undefinedArgInFrom, f.Pos, res.Unmatched, names, "FROM argument '%s' is not declared")
+		b.reportUnknown(undefinedArgInFrom, f.Pos, res.Unmatched, names)
 	}
 	if f.Platform == "" {
 		return
@@ -145,27 +163,31 @@ func (b *build) lintBase(f *instruction.From, plain *env) {
 	}
 	if _, ok := res.Matched["TARGETPLATFORM"]; ok && len(res.Matched)+len(res.Unmatched) == 1 {
 		if v, _ := b.global.Get("TARGETPLATFORM"); v == res.Result {
-			b.lint.report(redundantPlatform, f.Pos, "%s is the default platform of FROM", f.Platform)
+			b.lint.report(redundantPlatform, f.Pos, f.Platform)
 		}
 	}
 	p, err := platforms.Parse(res.Result)
 	if len(res.Matched)+len(res.Unmatched) == 0 && err == nil &&
 		!strings.Contains(f.Name, p.OS) && !strings.Contains(f.Name, p.Architecture) {
-		b.lint.report(constPlatform, f.Pos, "FROM --platform is the constant %q", res.Result)
+		b.lint.report(constPlatform, f.Pos, res.Result)
 	}
 }
 
 // reportUnknown reports each variable that is none of the known ones.
-func (b *build) reportUnknown(r rule, at *instruction.Pos, unknown map[string]struct{}, known []string, format string) {
+func (b *build) reportUnknown(r rule, at *instruction.Pos, unknown map[string]struct{}, known []string) {
 	for _, name := range slices.Sorted(maps.Keys(unknown)) {
 		if slices.Contains(known, name) || slices.Contains(nonEnvArgs, name) {
 			continue
 		}
-		text := strings.ReplaceAll(format, "%s", name)
-		if close := instruction.Closest(name, known); close != "" {
-			text += " (did you mean " + close + "?)"
+		guess := instruction.Closest(name, known)
+		switch {
+		case guess == "":
+		case r == undefinedVar:
+			guess = " (did you mean $" + guess + "?)"
+		default:
+			guess = " (did you mean " + guess + "?)"
 		}
-		b.lint.report(r, at, "%s", text)
+		b.lint.reportMore(r, at, guess, name)
 	}
 }
 
@@ -179,12 +201,12 @@ func (b *build) lintVars(s *stage, unknown map[string]struct{}) {
 	for _, a := range s.args {
 		known = append(known, a.key)
 	}
-	b.reportUnknown(undefinedVar, s.current, unknown, known, "Usage of undefined variable '$%s'")
+	b.reportUnknown(undefinedVar, s.current, unknown, known)
 }
 
 func (b *build) lintPlatform(s *stage, img *spec.DockerOCIImage, want ocispec.Platform) {
 	if img.OS != want.OS || img.Architecture != want.Architecture {
-		b.lint.report(invalidBasePlatform, &instruction.Pos{Ranges: s.at}, "%s is for %s, the build is for %s", s.base,
+		b.lint.report(invalidBasePlatform, &instruction.Pos{Ranges: s.at}, s.base,
 			platforms.FormatAll(platforms.Normalize(img.Platform)), platforms.FormatAll(platforms.Normalize(want)))
 	}
 }
@@ -196,30 +218,30 @@ var (
 
 func (b *build) lintSecret(at *instruction.Pos, keyword, name string) {
 	if b.lint != nil && secretName.MatchString(name) && !harmlessName.MatchString(name) {
-		b.lint.report(secretsInArgOrEnv, at, "%s %q looks like a secret", keyword, name)
+		b.lint.report(secretsInArgOrEnv, at, keyword, name)
 	}
 }
 
 // once reports the instruction before if there was one in this stage: it has no effect.
 func (b *build) once(before **instruction.Pos, at *instruction.Pos) {
 	if *before != nil {
-		b.lint.report(multipleInstructions, *before, "this %s has no effect, another one follows", strings.ToUpper(at.Keyword))
+		b.lint.report(multipleInstructions, *before, strings.ToUpper(at.Keyword))
 	}
 	*before = at
 }
 
 func (b *build) lintShellForm(s *stage, at *instruction.Pos, line instruction.CommandLine) {
 	if line.Shell && len(s.image.Config.Shell) == 0 {
-		b.lint.report(jsonArgsRecommended, at, "%s should be in JSON form: %s", strings.ToUpper(at.Keyword), jsonArgsRecommended.why)
+		b.lint.report(jsonArgsRecommended, at, strings.ToUpper(at.Keyword))
 	}
 }
 
 func (b *build) lintPort(at *instruction.Pos, text string) {
 	if _, proto, ok := strings.Cut(text, "/"); ok && proto != strings.ToLower(proto) {
-		b.lint.report(exposeProtoCasing, at, "the protocol of %s should be in lower case", text)
+		b.lint.report(exposeProtoCasing, at, text)
 	}
 	if strings.Contains(text, ":") {
-		b.lint.report(exposeInvalidFormat, at, "%s names an address or a port of the host", text)
+		b.lint.report(exposeInvalidFormat, at, text)
 	}
 }
 
@@ -240,7 +262,8 @@ func (b *build) lintIgnored(at *instruction.Pos, src string) {
 		}
 	}
 	if ok, err := m.MatchesOrParentMatches(strings.TrimPrefix(src, "/")); err == nil && ok {
-		b.lint.report(copyIgnoredFile, at, "%s copies %q, which %s excludes", strings.ToUpper(at.Keyword), src, b.loader.ignore.name)
+		keyword := strings.ToLower(at.Keyword)
+		b.lint.report(copyIgnoredFile, at, strings.ToUpper(keyword[:1])+keyword[1:], src)
 	}
 }
 

@@ -139,10 +139,16 @@ func (b *build) inline(name string, mode uint32, data string) output {
 func (b *build) mount(s *stage, e *exec, m *instruction.Mount, from *stage) error {
 	switch m.Type {
 	case instruction.Secret:
-		mountSecret(e, m)
+		sec := secretOf(m)
+		e.Secrets = append(e.Secrets, sec)
+		s.mounted = append(s.mounted, mounted{m.Type, sec.ID, m.Required, s.current.Ranges})
 		return nil
 	case instruction.SSH:
-		mode := modeOf(m, 0o600)
+		mode, id := modeOf(m, 0o600), m.ID
+		if id == "" {
+			id = "default"
+		}
+		s.mounted = append(s.mounted, mounted{m.Type, id, m.Required, s.current.Ranges})
 		e.SSH = append(e.SSH, llb.SSH{
 			ID: m.ID, Target: m.Target, UID: value(m.UID), GID: value(m.GID), Mode: mode, Optional: !m.Required,
 		})
@@ -166,6 +172,7 @@ func (b *build) mount(s *stage, e *exec, m *instruction.Mount, from *stage) erro
 			id = path.Clean(m.Target)
 		}
 		out.CacheID = b.opts.cacheSpace + "/" + id
+		s.mounted = append(s.mounted, mounted{m.Type, id, false, s.current.Ranges})
 		switch m.Sharing {
 		case "private":
 			out.Sharing = pb.CacheSharingOpt_PRIVATE
@@ -199,7 +206,7 @@ func (b *build) mount(s *stage, e *exec, m *instruction.Mount, from *stage) erro
 	return nil
 }
 
-func mountSecret(e *exec, m *instruction.Mount) {
+func secretOf(m *instruction.Mount) llb.Secret {
 	id := m.ID
 	if m.Source != "" {
 		id = m.Source
@@ -216,7 +223,7 @@ func mountSecret(e *exec, m *instruction.Mount) {
 	} else if sec.Target == "" {
 		sec.Target = "/run/secrets/" + path.Base(id)
 	}
-	e.Secrets = append(e.Secrets, sec)
+	return sec
 }
 
 // secretEnv is the variable that holds a secret.

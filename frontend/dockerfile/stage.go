@@ -43,6 +43,8 @@ type stage struct {
 	contextRead pathSet // what it reads of the build context
 	read        pathSet // what is read of its base, by it and by stages on top of it
 
+	mounted []mounted
+
 	total, number int // of the instructions that make vertices
 	inTrigger     bool
 
@@ -61,8 +63,11 @@ type step struct {
 
 // A buildArg is a declared argument; value is nil if it has none.
 type buildArg struct {
-	key   string
-	value *string
+	key    string
+	value  *string
+	global bool // its value is that of the global scope
+	doc    string
+	at     []parser.Range
 }
 
 // plan makes the stages and finds those that the target needs.
@@ -152,7 +157,7 @@ func makesVertex(in instruction.Instruction) bool {
 func (b *build) stagePlatform(text string) (*ocispec.Platform, error) {
 	res, err := b.lex.ProcessWordWithMatches(text, &b.global)
 	if err != nil {
-		return nil, fmt.Errorf("platform %s: %w", text, err)
+		return nil, fmt.Errorf("failed to process arguments for platform %s: %w", text, err)
 	}
 	p, err := platforms.Parse(res.Result)
 	if err == nil && res.Result != "" {
@@ -161,7 +166,7 @@ func (b *build) stagePlatform(text string) (*ocispec.Platform, error) {
 	if res.Result == "" {
 		err = fmt.Errorf("empty platform value from expression %s", text)
 	} else {
-		err = fmt.Errorf("invalid platform %s: %w", text, err)
+		err = fmt.Errorf("failed to parse platform %s: %w", text, err)
 	}
 	for name := range res.Unmatched {
 		err = instruction.Suggest(err, name, b.global.Keys())

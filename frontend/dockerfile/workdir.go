@@ -14,7 +14,7 @@ func (b *build) workdir(s *stage, in *instruction.Workdir) error {
 		return err
 	}
 	if !s.workdirSet && !path.IsAbs(p) {
-		b.lint.report(workdirRelativePath, in.Pos, "the relative %q depends on the base image", p)
+		b.lint.report(workdirRelativePath, in.Pos, p)
 	}
 	s.workdirSet = true
 	dir := join(s.image.Config.WorkingDir, p)

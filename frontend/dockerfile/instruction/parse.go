@@ -11,7 +11,8 @@ import (
 )
 
 // Parse reads a Dockerfile. The error of a bad one is a *parser.LocationError; its text
-// begins "dockerfile parse error on line N:".
+// begins "dockerfile parse error on line N:". With it comes what could be read before, if
+// anything.
 func Parse(data []byte) (*File, error) {
 	if len(data) == 0 {
 		return nil, errors.New("the Dockerfile cannot be empty")
@@ -28,7 +29,7 @@ func Parse(data []byte) (*File, error) {
 	for _, n := range res.AST.Children {
 		in, err := fromNode(n, f.Escape)
 		if err != nil {
-			return nil, parseError(err, n.Location())
+			return f, parseError(err, n.Location())
 		}
 		switch in := in.(type) {
 		case *From:
@@ -41,7 +42,7 @@ func Parse(data []byte) (*File, error) {
 			}
 		}
 		if len(f.Stages) == 0 {
-			return nil, parseError(fmt.Errorf("%s must come after FROM: only ARG may stand before the first FROM",
+			return f, parseError(fmt.Errorf("%s must come after FROM: only ARG may stand before the first FROM",
 				strings.ToUpper(n.Value)), n.Location())
 		}
 		last := f.Stages[len(f.Stages)-1]
@@ -49,7 +50,7 @@ func Parse(data []byte) (*File, error) {
 	}
 	if len(f.Stages) == 0 {
 		last := res.AST.Children[len(res.AST.Children)-1]
-		return nil, parser.WithLocation(errors.New("dockerfile contains no stages to build"), last.Location())
+		return f, parser.WithLocation(errors.New("dockerfile contains no stages to build"), last.Location())
 	}
 	return f, nil
 }
