@@ -126,7 +126,7 @@ func (b *build) solve(ctx context.Context, r *request) (*frontend.Result, error)
 	case r.frontend != "" && len(r.definition.GetDef()) > 0:
 		return nil, errdefs.ErrInvalidArgument.WithMessage("a build has either a definition or a frontend, not both")
 	case r.frontend != "":
-		return b.runFrontend(ctx, r.frontend, &frontend.Request{Opts: r.attrs, Inputs: r.inputs})
+		return b.SolveFrontend(ctx, r.frontend, &frontend.Request{Opts: r.attrs, Inputs: r.inputs})
 	case r.definition != nil: // without operations it is scratch
 		ref, err := b.Solve(ctx, r.definition)
 		if err != nil {
@@ -135,17 +135,21 @@ func (b *build) solve(ctx context.Context, r *request) (*frontend.Result, error)
 		return &frontend.Result{Ref: ref}, nil
 	}
 	return b.d.gateway.Serve(ctx, b.id, gateway.Build{
-		Bridge: b, Frontend: b.runFrontend, Opts: r.attrs, Inputs: r.inputs, Workers: b.d.workers(),
+		Bridge: b, Inputs: r.inputs, Workers: b.d.workers(),
 	})
 }
 
-func (b *build) runFrontend(ctx context.Context, name string, req *frontend.Request) (*frontend.Result, error) {
+// SolveFrontend implements frontend.Bridge.
+func (b *build) SolveFrontend(ctx context.Context, name string, req *frontend.Request) (*frontend.Result, error) {
 	f, ok := b.d.frontends[name]
 	if !ok {
 		if name == "gateway.v0" {
 			return nil, errdefs.ErrNotImplemented.WithMessage("not implemented: frontends as images (gateway.v0)")
 		}
 		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("frontend %q is not known here: use dockerfile.v0", name))
+	}
+	if len(b.sessions) > 0 {
+		req.Session = b.sessions[0]
 	}
 	res, err := f.Solve(ctx, b, req)
 	if err != nil {

@@ -26,6 +26,8 @@ type ContainerRequest struct {
 type ContainerMount struct {
 	*pb.Mount
 	Ref Ref
+	// Files makes the mount a read-only directory of these files instead, by name.
+	Files map[string][]byte
 }
 
 // A Container is where a frontend runs processes, outside of the graph and the cache. What

@@ -4,6 +4,7 @@ package frontend
 
 import (
 	"context"
+	"io"
 
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
@@ -22,6 +23,8 @@ type Frontend interface {
 type Request struct {
 	Opts   map[string]string
 	Inputs map[string]*pb.Definition
+	// Session is the id of the client's session. Bridge.SolveFrontend fills it in.
+	Session string
 }
 
 // A Result is one Ref, or one per platform in Refs (keyed by platform id), and the
@@ -52,10 +55,15 @@ type Ref interface {
 type Bridge interface {
 	// Solve validates a definition and returns its lazy result.
 	Solve(context.Context, *pb.Definition) (Ref, error)
+	// SolveFrontend solves a request by the frontend of that name.
+	SolveFrontend(ctx context.Context, name string, req *Request) (*Result, error)
 	// ResolveImage returns the config of an image. It is shown as a vertex named opt.LogName.
 	ResolveImage(ctx context.Context, ref string, opt ResolveOpt) (*ImageMeta, error)
 	// Warn attaches a warning to the vertex it names.
 	Warn(context.Context, Warning)
+	// Log is where a frontend says what is no warning. It is shown as a step of that name,
+	// if anything is written to it.
+	Log(name string) io.WriteCloser
 	// Platforms are those the daemon's workers run, the native one first.
 	Platforms() []ocispec.Platform
 	// NewContainer checks what is asked for against what the build may do and prepares a

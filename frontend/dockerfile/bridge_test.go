@@ -2,9 +2,10 @@ package dockerfile
 
 import (
 	"context"
-	"errors"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strings"
@@ -52,6 +53,12 @@ func newFakeBridge(t testing.TB) *fakeBridge {
 	}
 	return b
 }
+
+func (b *fakeBridge) SolveFrontend(_ context.Context, name string, _ *frontend.Request) (*frontend.Result, error) {
+	return nil, errors.New("there is no frontend " + name)
+}
+
+func (b *fakeBridge) Log(string) io.WriteCloser { return nil }
 
 func (b *fakeBridge) NewContainer(context.Context, frontend.ContainerRequest) (frontend.Container, error) {
 	return nil, errors.New("a Dockerfile needs no containers of its own")

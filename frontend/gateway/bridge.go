@@ -11,84 +11,24 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+// A service is the LLBBridge API of the builds that find returns.
+type service struct {
+	gwpb.UnimplementedLLBBridgeServer
+	find func(context.Context) (*serving, error)
+}
+
 // Ping says what the daemon can do.
-func (f *Forwarder) Ping(ctx context.Context, _ *gwpb.PingRequest) (*gwpb.PongResponse, error) {
-	s, err := f.find(ctx)
+func (v *service) Ping(ctx context.Context, _ *gwpb.PingRequest) (*gwpb.PongResponse, error) {
+	s, err := v.find(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return &gwpb.PongResponse{FrontendAPICaps: frontendCaps(), LLBCaps: llbCaps(), Workers: s.Workers}, nil
 }
 
-// Solve makes results of a definition or by a frontend of the daemon.
-func (f *Forwarder) Solve(ctx context.Context, req *gwpb.SolveRequest) (*gwpb.SolveResponse, error) {
-	s, err := f.find(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var res *frontend.Result
-	switch {
-	case req.GetFrontend() != "":
-		// Results are lazy: the call ends before anything is built.
-		res, err = s.Frontend(ctx, req.GetFrontend(), &frontend.Request{Opts: req.GetFrontendOpt(), Inputs: req.GetFrontendInputs()})
-	case len(req.GetDefinition().GetDef()) > 0:
-		res = &frontend.Result{}
-		res.Ref, err = s.Bridge.Solve(ctx, req.GetDefinition())
-	default:
-		res = &frontend.Result{}
-	}
-	if err != nil {
-		return nil, err
-	}
-	if req.GetEvaluate() {
-		if err := evaluate(ctx, res); err != nil {
-			return nil, err
-		}
-	}
-	out := &gwpb.Result{Metadata: res.Metadata}
-	switch {
-	case res.Refs != nil && req.GetAllowResultArrayRef():
-		m := &gwpb.RefMap{Refs: map[string]*gwpb.Ref{}}
-		for k, r := range res.Refs {
-			m.Refs[k] = s.give(r)
-		}
-		out.Result = &gwpb.Result_Refs{Refs: m}
-	case res.Refs != nil:
-		m := &gwpb.RefMapDeprecated{Refs: map[string]string{}}
-		for k, r := range res.Refs {
-			m.Refs[k] = s.give(r).Id
-		}
-		out.Result = &gwpb.Result_RefsDeprecated{RefsDeprecated: m}
-	case req.GetAllowResultArrayRef():
-		out.Result = &gwpb.Result_Ref{Ref: s.give(res.Ref)}
-	default:
-		out.Result = &gwpb.Result_RefDeprecated{RefDeprecated: s.give(res.Ref).Id}
-	}
-	resp := &gwpb.SolveResponse{Result: out}
-	if !req.GetAllowResultReturn() {
-		resp.Ref = s.give(res.Ref).Id
-	}
-	return resp, nil
-}
-
-func evaluate(ctx context.Context, res *frontend.Result) error {
-	if res.Ref != nil {
-		return res.Ref.Evaluate(ctx)
-	}
-	for _, r := range res.Refs {
-		if r == nil {
-			continue
-		}
-		if err := r.Evaluate(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Evaluate builds a result.
-func (f *Forwarder) Evaluate(ctx context.Context, req *gwpb.EvaluateRequest) (*gwpb.EvaluateResponse, error) {
-	s, err := f.find(ctx)
+func (v *service) Evaluate(ctx context.Context, req *gwpb.EvaluateRequest) (*gwpb.EvaluateResponse, error) {
+	s, err := v.find(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -98,15 +38,31 @@ func (f *Forwarder) Evaluate(ctx context.Context, req *gwpb.EvaluateRequest) (*g
 	}
 	if r != nil {
 		if err := r.Evaluate(ctx); err != nil {
-			return nil, err
+			return nil, s.failed(err)
 		}
 	}
 	return &gwpb.EvaluateResponse{}, nil
 }
 
+// readable returns a result that can be read: not scratch.
+func (v *service) readable(ctx context.Context, id string) (*serving, frontend.Ref, error) {
+	s, err := v.find(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := s.ref(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	if r == nil {
+		return nil, nil, cerrdefs.ErrNotFound.WithMessage("the result is empty: it has no files")
+	}
+	return s, r, nil
+}
+
 // ReadFile reads a file of a result.
-func (f *Forwarder) ReadFile(ctx context.Context, req *gwpb.ReadFileRequest) (*gwpb.ReadFileResponse, error) {
-	r, err := f.readable(ctx, req.GetRef())
+func (v *service) ReadFile(ctx context.Context, req *gwpb.ReadFileRequest) (*gwpb.ReadFileResponse, error) {
+	s, r, err := v.readable(ctx, req.GetRef())
 	if err != nil {
 		return nil, err
 	}
@@ -115,40 +71,40 @@ func (f *Forwarder) ReadFile(ctx context.Context, req *gwpb.ReadFileRequest) (*g
 	}
 	data, err := r.ReadFile(ctx, req.GetFilePath(), req.GetRange().GetOffset(), req.GetRange().GetLength())
 	if err != nil {
-		return nil, err
+		return nil, s.failed(err)
 	}
 	return &gwpb.ReadFileResponse{Data: data}, nil
 }
 
 // ReadDir lists a directory of a result.
-func (f *Forwarder) ReadDir(ctx context.Context, req *gwpb.ReadDirRequest) (*gwpb.ReadDirResponse, error) {
-	r, err := f.readable(ctx, req.GetRef())
+func (v *service) ReadDir(ctx context.Context, req *gwpb.ReadDirRequest) (*gwpb.ReadDirResponse, error) {
+	s, r, err := v.readable(ctx, req.GetRef())
 	if err != nil {
 		return nil, err
 	}
 	entries, err := r.ReadDir(ctx, req.GetDirPath(), req.GetIncludePattern())
 	if err != nil {
-		return nil, err
+		return nil, s.failed(err)
 	}
 	return &gwpb.ReadDirResponse{Entries: entries}, nil
 }
 
 // StatFile describes a file of a result.
-func (f *Forwarder) StatFile(ctx context.Context, req *gwpb.StatFileRequest) (*gwpb.StatFileResponse, error) {
-	r, err := f.readable(ctx, req.GetRef())
+func (v *service) StatFile(ctx context.Context, req *gwpb.StatFileRequest) (*gwpb.StatFileResponse, error) {
+	s, r, err := v.readable(ctx, req.GetRef())
 	if err != nil {
 		return nil, err
 	}
 	st, err := r.StatFile(ctx, req.GetPath())
 	if err != nil {
-		return nil, err
+		return nil, s.failed(err)
 	}
 	return &gwpb.StatFileResponse{Stat: st}, nil
 }
 
 // ResolveImageConfig returns the config of an image.
-func (f *Forwarder) ResolveImageConfig(ctx context.Context, req *gwpb.ResolveImageConfigRequest) (*gwpb.ResolveImageConfigResponse, error) {
-	s, err := f.find(ctx)
+func (v *service) ResolveImageConfig(ctx context.Context, req *gwpb.ResolveImageConfigRequest) (*gwpb.ResolveImageConfigResponse, error) {
+	s, err := v.find(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -174,8 +130,8 @@ func platform(p *pb.Platform) *ocispec.Platform {
 }
 
 // Inputs returns the definitions that were handed to the client's frontend.
-func (f *Forwarder) Inputs(ctx context.Context, _ *gwpb.InputsRequest) (*gwpb.InputsResponse, error) {
-	s, err := f.find(ctx)
+func (v *service) Inputs(ctx context.Context, _ *gwpb.InputsRequest) (*gwpb.InputsResponse, error) {
+	s, err := v.find(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -183,8 +139,8 @@ func (f *Forwarder) Inputs(ctx context.Context, _ *gwpb.InputsRequest) (*gwpb.In
 }
 
 // Warn attaches a warning to a vertex.
-func (f *Forwarder) Warn(ctx context.Context, req *gwpb.WarnRequest) (*gwpb.WarnResponse, error) {
-	s, err := f.find(ctx)
+func (v *service) Warn(ctx context.Context, req *gwpb.WarnRequest) (*gwpb.WarnResponse, error) {
+	s, err := v.find(ctx)
 	if err != nil {
 		return nil, err
 	}

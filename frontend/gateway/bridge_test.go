@@ -22,7 +22,7 @@ func TestSolvedResults(t *testing.T) {
 			Refs: map[string]frontend.Ref{"x": &ref{name: "A", def: define("A")}, "none": nil}, Metadata: map[string][]byte{"k": []byte("v")},
 		}, nil
 	}
-	f, ctx, _ := start(t, gateway.Build{Frontend: two})
+	f, ctx, _ := start(t, gateway.Build{Bridge: &bridge{frontend: two}})
 	resp, err := f.Solve(ctx, &gwpb.SolveRequest{Frontend: "any", AllowResultReturn: true, AllowResultArrayRef: true})
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +65,7 @@ func TestSolveFails(t *testing.T) {
 		}
 		return nil, cerrdefs.ErrNotFound.WithMessage("no frontend " + name + " " + r.Opts["k"])
 	}
-	f, ctx, _ := start(t, gateway.Build{Frontend: failing})
+	f, ctx, _ := start(t, gateway.Build{Bridge: &bridge{frontend: failing}})
 	if _, err := f.Solve(ctx, &gwpb.SolveRequest{Frontend: "x", FrontendOpt: map[string]string{"k": "v"}}); !cerrdefs.IsNotFound(err) || err.Error() != "no frontend x v" {
 		t.Errorf("got %v", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"strings"
 	"sync"
@@ -35,6 +36,8 @@ type bridge struct {
 	solved   []*pb.Definition
 	resolved []frontend.ResolveOpt
 	warnings []frontend.Warning
+	// frontend answers SolveFrontend.
+	frontend func(ctx context.Context, name string, r *frontend.Request) (*frontend.Result, error)
 }
 
 func (b *bridge) Solve(_ context.Context, def *pb.Definition) (frontend.Ref, error) {
@@ -59,6 +62,12 @@ func (b *bridge) Warn(_ context.Context, w frontend.Warning) {
 	defer b.mu.Unlock()
 	b.warnings = append(b.warnings, w)
 }
+
+func (b *bridge) SolveFrontend(ctx context.Context, name string, r *frontend.Request) (*frontend.Result, error) {
+	return b.frontend(ctx, name, r)
+}
+
+func (b *bridge) Log(string) io.WriteCloser { return nil }
 
 func (b *bridge) NewContainer(context.Context, frontend.ContainerRequest) (frontend.Container, error) {
 	return nil, errors.New("no containers here")
