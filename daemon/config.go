@@ -3,6 +3,9 @@ package daemon
 import (
 	"io"
 	"time"
+
+	"github.com/dbuild/dbuild/internal/registry"
+	"github.com/dbuild/dbuild/worker/runc/network"
 )
 
 // Config says how a daemon runs. The zero value of each field but Root and Addrs is
@@ -13,23 +16,97 @@ type Config struct {
 	IdleTimeout time.Duration // leave after so long without a request; 0 means never
 	OCIRuntime  string        // path of a runc or crun to use instead of the built-in runtime
 	Snapshotter string        // overlay, native, or "" to choose
-	Network     string        // auto, bridge, cni, host or none; "" is auto
-	Debug       bool
-	LogFormat   string // text or json
-	LogOutput   io.Writer
+	Network     network.Config
+	DNS         DNSConfig
+	Log         LogConfig
 	// MaxParallelism is how many processes of builds run at once; 0 means no limit.
 	MaxParallelism int
-	// Entitlements that clients may ask for: network.host, security.insecure.
+	// Entitlements that clients may ask for: network.host, security.insecure, device or
+	// device=NAME.
 	Entitlements []string
 	// InsecureTCP permits tcp:// without TLS.
 	InsecureTCP bool
+	TLS         TLSConfig
+	// UID and GID own the sockets; nil keeps those of the process.
+	UID, GID *int
+	// DebugAddr serves profiles and metrics: unix://PATH or HOST:PORT; "" does not.
+	DebugAddr string
+	// Labels are added to those of the worker.
+	Labels map[string]string
+	// Platforms that steps may run on, such as linux/arm64, the first the default; none
+	// means what this machine and its emulators run.
+	Platforms []string
+	// CgroupParent holds the cgroups of steps that do not ask for another.
+	CgroupParent string
+	// AppArmorProfile confines steps; "" is none.
+	AppArmorProfile string
+	// Registries are what is special about some, by the name in references.
+	Registries map[string]registry.Host
+	// RegistryConcurrency is how many blobs go to one registry at once; 0 is the default.
+	RegistryConcurrency int
+	// SessionAuthTimeout bounds one question to a client for credentials; 0 means a minute,
+	// less none.
+	SessionAuthTimeout time.Duration
+	History            HistoryConfig
+	Frontends          FrontendsConfig
+	Devices            DevicesConfig
+	// ProvenanceDir holds JSON files that are added to the provenance of every build; "" is
+	// none.
+	ProvenanceDir string
+	// TraceSocket is where steps and clients may send their OpenTelemetry spans; "" is none.
+	TraceSocket string
 	// GC bounds what the cache keeps; zero values choose from the size of the disk.
 	GC GCConfig
 }
 
-// GCConfig bounds the cache, in bytes. Disabled turns collection off.
+// DNSConfig replaces what steps find in /etc/resolv.conf, where it is set.
+type DNSConfig struct{ Nameservers, Options, SearchDomains []string }
+
+// LogConfig is what the daemon says of itself, and how.
+type LogConfig struct {
+	Level  string // debug, info, warn or error; "" is info
+	Format string // text or json; "" is text
+	Output io.Writer
+}
+
+// TLSConfig has the PEM files of a server. With CA set, only clients that have a
+// certificate of it are served.
+type TLSConfig struct{ Cert, Key, CA string }
+
+// HistoryConfig bounds the records of builds. Nil MaxEntries is the default, 0 keeps none.
+type HistoryConfig struct {
+	MaxAge     time.Duration // 0 is the default
+	MaxEntries *int64
+}
+
+// FrontendsConfig says which frontends clients may use.
+type FrontendsConfig struct {
+	NoDockerfile bool
+	NoGateway    bool
+	// GatewayRepositories are the image repositories that frontends may come from; none
+	// means all.
+	GatewayRepositories []string
+}
+
+// DevicesConfig is about devices that are described for the Container Device Interface.
+type DevicesConfig struct {
+	Disabled    bool
+	SpecDirs    []string // none means /etc/cdi and /var/run/cdi
+	AutoAllowed []string // devices that builds get without an entitlement
+}
+
+// GCConfig bounds the cache. Disabled turns collection off. Policies replace the rest.
 type GCConfig struct {
 	Disabled                                  bool
-	ReservedSpace, MaxUsedSpace, MinFreeSpace int64
+	ReservedSpace, MaxUsedSpace, MinFreeSpace int64 // bytes
 	KeepDuration                              time.Duration
+	Policies                                  []GCPolicy
+}
+
+// GCPolicy bounds the records that match its filters; policies apply in their order.
+type GCPolicy struct {
+	All                                       bool
+	Filters                                   []string
+	KeepDuration                              time.Duration
+	ReservedSpace, MaxUsedSpace, MinFreeSpace int64 // bytes
 }

@@ -92,7 +92,7 @@ func (d *Daemon) workers() []*apitypes.WorkerRecord {
 	for _, p := range d.worker.Platforms {
 		rec.Platforms = append(rec.Platforms, pbPlatform(p))
 	}
-	if p := d.gcPolicy(); p != nil {
+	for _, p := range d.gcPolicies() {
 		rec.GCPolicy = append(rec.GCPolicy, &apitypes.GCPolicy{
 			All: p.All, KeepDuration: int64(p.KeepDuration), Filters: p.Filters,
 			ReservedSpace: p.ReservedSpace, MaxUsedSpace: p.MaxUsedSpace, MinFreeSpace: p.MinFreeSpace,

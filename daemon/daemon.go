@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -28,7 +29,6 @@ import (
 	"github.com/dbuild/dbuild/source/local"
 	"github.com/dbuild/dbuild/worker"
 	"github.com/dbuild/dbuild/worker/runc"
-	"github.com/dbuild/dbuild/worker/runc/network"
 	apitypes "github.com/moby/buildkit/api/types"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -83,7 +83,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 	if err != nil {
 		return nil, err
 	}
-	d.registry = registry.New(registry.Config{}, d.sessions.BuildKit())
+	d.registry = registry.New(registry.Config{Hosts: cfg.Registries, Parallel: cfg.RegistryConcurrency}, d.sessions.BuildKit())
 	d.store, err = snapshot.Open(ctx, snapshot.Config{Root: cfg.Root, Snapshotter: cfg.Snapshotter, Fetch: d.registry.Open})
 	if err != nil {
 		return nil, err
@@ -92,7 +92,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 	if err != nil {
 		return nil, err
 	}
-	d.executor, err = runc.New(runc.Config{Root: filepath.Join(cfg.Root, "executor"), Runtime: cfg.OCIRuntime, Network: network.Config{Mode: cfg.Network}})
+	d.executor, err = runc.New(runc.Config{Root: filepath.Join(cfg.Root, "executor"), Runtime: cfg.OCIRuntime, Network: cfg.Network})
 	if err != nil {
 		return nil, err
 	}
@@ -125,6 +125,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 		"org.mobyproject.buildkit.worker.snapshotter": d.store.Snapshotter(),
 		"org.mobyproject.buildkit.worker.network":     d.executor.NetworkName(),
 	}
+	maps.Copy(d.labels, cfg.Labels)
 	d.solver = solver.New(solver.Config{Cache: d.cache})
 	d.frontends = map[string]frontend.Frontend{"dockerfile.v0": dockerfile.New()}
 	d.gateway = gateway.NewForwarder()

@@ -20,12 +20,23 @@ const gcDelay = 10 * time.Second
 // keepKnown is how long keys are remembered whose results are gone.
 const keepKnown = 60 * 24 * time.Hour
 
-// gcPolicy is what the cache may keep, or nil if it is never collected. Without bounds in
-// the configuration it may use half of the disk, and leaves a tenth of it free.
-func (d *Daemon) gcPolicy() *snapshot.PruneOptions {
+// gcPolicies are what the cache may keep, in the order they are applied; none means that
+// it is never collected. Without bounds in the configuration it may use half of the disk,
+// and leaves a tenth of it free.
+func (d *Daemon) gcPolicies() []snapshot.PruneOptions {
 	gc := d.cfg.GC
 	if gc.Disabled {
 		return nil
+	}
+	if len(gc.Policies) > 0 {
+		var out []snapshot.PruneOptions
+		for _, p := range gc.Policies {
+			out = append(out, snapshot.PruneOptions{
+				Filters: p.Filters, All: p.All, KeepDuration: p.KeepDuration,
+				ReservedSpace: p.ReservedSpace, MaxUsedSpace: p.MaxUsedSpace, MinFreeSpace: p.MinFreeSpace,
+			})
+		}
+		return out
 	}
 	if gc.MaxUsedSpace == 0 && gc.MinFreeSpace == 0 && gc.ReservedSpace == 0 {
 		var st unix.Statfs_t
@@ -34,27 +45,31 @@ func (d *Daemon) gcPolicy() *snapshot.PruneOptions {
 			gc.MaxUsedSpace, gc.MinFreeSpace, gc.ReservedSpace = total/2, total/10, total/20
 		}
 	}
-	return &snapshot.PruneOptions{
+	return []snapshot.PruneOptions{{
 		All: true, KeepDuration: gc.KeepDuration,
 		ReservedSpace: gc.ReservedSpace, MaxUsedSpace: gc.MaxUsedSpace, MinFreeSpace: gc.MinFreeSpace,
-	}
+	}}
 }
 
 // collectLoop brings the cache under its bounds some time after builds.
 func (d *Daemon) collectLoop(ctx context.Context) error {
-	policy := d.gcPolicy()
+	policies := d.gcPolicies()
+	var free int64 // that no policy wants less of
+	for _, p := range policies {
+		free = max(free, p.MinFreeSpace)
+	}
 	for {
 		select {
 		case <-d.gc:
 		case <-ctx.Done():
 			return nil
 		}
-		if policy == nil {
+		if len(policies) == 0 {
 			continue
 		}
 		// Waiting for more of the row, unless the next build could fail for lack of space.
 		wait := time.NewTimer(gcDelay)
-		for row := true; row && !d.short(policy.MinFreeSpace/2); {
+		for row := true; row && !d.short(free/2); {
 			select {
 			case <-d.gc:
 			case <-wait.C:
@@ -67,9 +82,11 @@ func (d *Daemon) collectLoop(ctx context.Context) error {
 		wait.Stop()
 		var n int
 		var bytes int64
-		err := d.store.Prune(ctx, *policy, func(r snapshot.Record) { n++; bytes += r.Size })
-		if err != nil && ctx.Err() == nil {
-			d.log.Error("collection", "err", err)
+		for _, p := range policies {
+			err := d.store.Prune(ctx, p, func(r snapshot.Record) { n++; bytes += r.Size })
+			if err != nil && ctx.Err() == nil {
+				d.log.Error("collection", "err", err)
+			}
 		}
 		if n > 0 {
 			d.log.Info("collected", "records", n, "bytes", bytes)

@@ -20,6 +20,7 @@ import (
 	"github.com/dbuild/dbuild/llb"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker"
+	"github.com/dbuild/dbuild/worker/runc/network"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
@@ -244,54 +245,11 @@ func TestIdleEndsServe(t *testing.T) {
 	}
 }
 
-func TestListen(t *testing.T) {
-	dir := shortDir(t)
-	path := filepath.Join(dir, "new", "s")
-	// A socket that a daemon which was killed left behind.
-	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
-	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	must(t, err)
-	dead.SetUnlinkOnClose(false)
-	must(t, dead.Close())
-	l, err := listen("unix://"+path, false)
-	must(t, err)
-	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o660 {
-		t.Errorf("got %v, %v", st, err)
-	}
-	if _, err := listen("unix://"+path, false); err == nil || !strings.Contains(err.Error(), "another daemon listens on "+path) {
-		t.Errorf("got %v", err)
-	}
-	must(t, l.Close())
-
-	// What is no socket is somebody's file.
-	precious := filepath.Join(dir, "file")
-	must(t, os.WriteFile(precious, []byte("x"), 0o600))
-	for _, path := range []string{precious, dir} {
-		if _, err := listen("unix://"+path, false); err == nil || !strings.Contains(err.Error(), "not a socket") {
-			t.Errorf("%s: got %v", path, err)
-		}
-	}
-	if b, err := os.ReadFile(precious); err != nil || string(b) != "x" {
-		t.Errorf("the file is %q, %v", b, err)
-	}
-
-	for addr, want := range map[string]string{
-		"/run/x.sock": "want unix://PATH", "": "want unix://PATH", "tcp://127.0.0.1:0": "--insecure-tcp", "ftp://x": "not implemented: ftp listeners",
-	} {
-		if _, err := listen(addr, false); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: got %v", addr, err)
-		}
-	}
-	l, err = listen("tcp://127.0.0.1:0", true)
-	must(t, err)
-	must(t, l.Close())
-}
-
 func TestRun(t *testing.T) {
 	if err := Run(t.Context(), Config{Root: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "no address") {
 		t.Errorf("got %v", err)
 	}
-	cfg := Config{Root: t.TempDir(), Network: "host", LogOutput: io.Discard, LogFormat: "json"}
+	cfg := Config{Root: t.TempDir(), Network: network.Config{Mode: "host"}, Log: LogConfig{Output: io.Discard, Format: "json"}}
 	cfg.Addrs = []string{"unix://" + filepath.Join(shortDir(t), "s"), "nonsense"}
 	if err := Run(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "nonsense") {
 		t.Errorf("got %v", err)

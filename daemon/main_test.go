@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	containerdlog "github.com/containerd/log"
 	"github.com/dbuild/dbuild/llb"
 	"github.com/dbuild/dbuild/worker/runc"
+	"github.com/dbuild/dbuild/worker/runc/network"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
 	bksession "github.com/moby/buildkit/session"
@@ -74,19 +74,20 @@ func (l *log) String() string {
 func start(t testing.TB, change ...func(*Config)) *server {
 	t.Helper()
 	s := &server{t: t, log: &log{}, addr: "unix://" + filepath.Join(shortDir(t), "s"), done: make(chan error, 1)}
-	cfg := Config{Root: t.TempDir(), Network: "host", LogOutput: s.log, GC: GCConfig{Disabled: true}}
+	cfg := Config{Root: t.TempDir(), Network: network.Config{Mode: "host"}, Log: LogConfig{Output: s.log}, GC: GCConfig{Disabled: true}}
 	for _, c := range change {
 		c(&cfg)
 	}
-	cfg.Addrs = []string{s.addr}
-	var err error
-	s.Daemon, err = New(context.Background(), cfg, newLogger(cfg))
+	cfg.Addrs = append(cfg.Addrs, s.addr)
+	logger, err := newLogger(cfg.Log)
 	must(t, err)
-	l, err := listen(s.addr, false)
+	s.Daemon, err = New(context.Background(), cfg, logger)
+	must(t, err)
+	listeners, err := listenAll(cfg)
 	must(t, err)
 	var ctx context.Context
 	ctx, s.stop = context.WithCancel(context.Background())
-	go func() { s.done <- s.serve(ctx, []net.Listener{l}) }()
+	go func() { s.done <- s.serve(ctx, listeners) }()
 	t.Cleanup(func() {
 		s.end()
 		must(t, s.Close())

@@ -8,9 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	containerdlog "github.com/containerd/log"
@@ -40,28 +38,30 @@ const stopGrace = 8 * time.Second
 // Run serves cfg until ctx ends or nobody has asked for anything during the idle
 // timeout. Running builds are canceled when it stops.
 func Run(ctx context.Context, cfg Config) error {
-	log := newLogger(cfg)
-	if len(cfg.Addrs) == 0 {
-		return errors.New("the daemon has no address to listen on")
-	}
-	d, err := New(ctx, cfg, log)
+	log, err := newLogger(cfg.Log)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	var listeners []net.Listener
+	if len(cfg.Addrs) == 0 {
+		return errors.New("the daemon has no address to listen on")
+	}
+	// Listening before the state is opened lets clients wait instead of being refused.
+	listeners, err := listenAll(cfg)
+	if err != nil {
+		return err
+	}
 	defer func() {
 		for _, l := range listeners {
 			l.Close()
 		}
 	}()
-	for _, a := range cfg.Addrs {
-		l, err := listen(a, cfg.InsecureTCP)
-		if err != nil {
-			return err
-		}
-		listeners = append(listeners, l)
-		log.Info("listening", "addr", a)
+	d, err := New(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	for _, l := range listeners {
+		log.Info("listening", "addr", l.Addr().Network()+"://"+l.Addr().String())
 	}
 	return d.serve(ctx, listeners)
 }
@@ -209,68 +209,32 @@ func (d *Daemon) waitQuiet(ctx context.Context, long time.Duration) bool {
 	}
 }
 
-// listen opens one address. A socket file that nobody answers on is replaced.
-func listen(addr string, insecureTCP bool) (net.Listener, error) {
-	scheme, rest, ok := strings.Cut(addr, "://")
-	if !ok {
-		return nil, fmt.Errorf("address %q: want unix://PATH, tcp://HOST:PORT or fd://", addr)
-	}
-	switch scheme {
-	case "unix":
-		return listenUnix(rest)
-	case "tcp":
-		if !insecureTCP {
-			return nil, fmt.Errorf("address %q: plain tcp lets anybody who can connect run programs as root; pass --insecure-tcp if that is meant", addr)
-		}
-		return net.Listen("tcp", rest)
-	}
-	return nil, fmt.Errorf("address %q: not implemented: %s listeners", addr, scheme)
-}
-
-func listenUnix(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
-		return nil, fmt.Errorf("socket directory: %w", err)
-	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("another daemon listens on %s", path)
-	}
-	switch st, err := os.Lstat(path); {
-	case errors.Is(err, os.ErrNotExist):
-	case err != nil:
-		return nil, err
-	case st.Mode().Type() != os.ModeSocket:
-		return nil, fmt.Errorf("address unix://%s: there is something that is not a socket", path)
-	default:
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o660); err != nil {
-		l.Close()
-		return nil, err
-	}
-	return l, nil
-}
-
-func newLogger(cfg Config) *slog.Logger {
+// newLogger returns what the daemon writes its own log to.
+func newLogger(cfg LogConfig) (*slog.Logger, error) {
 	var out io.Writer = os.Stderr
-	if cfg.LogOutput != nil {
-		out = cfg.LogOutput
+	if cfg.Output != nil {
+		out = cfg.Output
 	}
 	opt := &slog.HandlerOptions{}
-	if cfg.Debug {
+	switch cfg.Level {
+	case "debug", "trace":
 		opt.Level = slog.LevelDebug
+	case "", "info":
+	case "warn", "warning":
+		opt.Level = slog.LevelWarn
+	case "error", "fatal", "panic":
+		opt.Level = slog.LevelError
+	default:
+		return nil, fmt.Errorf("log level %q: use debug, info, warn or error", cfg.Level)
 	}
 	// Libraries warn about what is none of an operator's business, such as a filesystem
 	// without fs-verity.
 	_ = containerdlog.SetLevel("error")
-	if cfg.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(out, opt))
+	switch cfg.Format {
+	case "", "text":
+		return slog.New(slog.NewTextHandler(out, opt)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(out, opt)), nil
 	}
-	return slog.New(slog.NewTextHandler(out, opt))
+	return nil, fmt.Errorf("log format %q: use text or json", cfg.Format)
 }

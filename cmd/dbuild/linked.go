@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 
+	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildkitdtoml"
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/contextfs"
 	"github.com/dbuild/dbuild/daemon"
 	"github.com/dbuild/dbuild/source/local"
@@ -23,6 +24,10 @@ type (
 func initContainer() { runc.Init() }
 
 func version() string { return daemon.Version }
+
+func loadDaemonFile(path string, cfg *daemonConfig) (warnings []string, err error) {
+	return buildkitdtoml.Load(path, cfg)
+}
 
 func runDaemon(ctx context.Context, cfg daemonConfig) error { return daemon.Run(ctx, cfg) }
 
