@@ -13,7 +13,7 @@ SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 
 export CGO_ENABLED = 1
 
-.PHONY: build demo test lint unit e2e bench fuzz soak tools clean build-deps test-deps
+.PHONY: build demo test lint unit e2e bench conformance conformance-report fuzz soak tools clean build-deps test-deps
 
 # The small program that containers are made from goes into the big one. Only the small
 # one needs C: runc joins namespaces before Go starts, and libseccomp compiles filters.
@@ -43,6 +43,17 @@ e2e: build tools
 bench: build tools demo-deps
 	$(GO) run ./internal/bench -dbuild $(BIN)/dbuild -tools $(TOOLS) $(if $(RUNS),-runs $(RUNS)) $(if $(ONLY),-only $(ONLY))
 
+# conformance runs BuildKit's own integration tests against dbuild's daemon, or with
+# DAEMON=stock against buildkitd. ONLY is a regular expression of the tests to run, PARALLEL
+# how many run at once, DBUILD_BIN another dbuild. conformance-report compares the two.
+CONFORMANCE = CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/conformance/conformance ./internal/conformance && \
+  $(BIN)/conformance/conformance -dir $(BIN)/conformance -tools $(TOOLS)
+conformance: build tools conformance-deps
+	$(CONFORMANCE) -dbuild $(or $(DBUILD_BIN),$(BIN)/dbuild) -daemon $(or $(DAEMON),dbuild) -parallel $(or $(PARALLEL),2) -only '$(ONLY)'
+
+conformance-report:
+	$(CONFORMANCE) -report docs/conformance.md
+
 # fuzz runs every fuzz target for FUZZTIME.
 FUZZTIME ?= 60s
 fuzz: build-deps
@@ -62,7 +73,7 @@ $(TOOLS)/golangci-lint:
 # Packages are installed only where a file of theirs is missing.
 APT = $(SUDO) sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$$@" >/dev/null' apt
 
-.PHONY: demo-deps
+.PHONY: demo-deps conformance-deps
 build-deps:
 	@[ -e /usr/include/seccomp.h ] && command -v gcc >/dev/null && command -v pkg-config >/dev/null || $(APT) libseccomp-dev gcc libc6-dev pkg-config
 
@@ -72,6 +83,14 @@ demo-deps: build-deps
 test-deps: demo-deps
 	@for p in docker-registry skopeo runc crun git; do command -v $$p >/dev/null || missing="$$missing $$p"; done; \
 	  command -v pgrep >/dev/null || missing="$$missing procps"; \
+	  [ -z "$$missing" ] || $(APT) $$missing
+
+# What the tests run themselves, and what the stand-in for alpine's packages is made of.
+conformance-deps: test-deps
+	@for p in curl ssh:openssh-client gpg:gnupg mke2fs:e2fsprogs iptables dnsmasq:dnsmasq-base; do \
+	    command -v $${p%%:*} >/dev/null || missing="$$missing $${p##*:}"; done; \
+	  [ -e /usr/lib/cni/bridge ] || missing="$$missing containernetworking-plugins"; \
+	  [ -e /usr/lib/cni/dnsname ] || missing="$$missing golang-github-containernetworking-plugin-dnsname"; \
 	  [ -z "$$missing" ] || $(APT) $$missing
 
 clean:
