@@ -26,13 +26,14 @@ var rows = [][]string{
 
 // also lists imports between packages of one row: a package and its own parts.
 var also = map[string][]string{
-	"frontend/dockerfile":            {"frontend/dockerfile/instruction"},
-	"worker/runc":                    {"worker/runc/"},
-	"worker/runc/init":               {"worker/runc/launcher"},
-	"internal/registry/registrytest": {"internal/registry"},
-	"exporter/exportertest":          {"exporter"},
-	"cmd/dbuild":                     {"cmd/dbuild/"},
-	"cmd/dbuild/internal/buildflags": {"cmd/dbuild/internal/suggest"},
+	"frontend/dockerfile":               {"frontend/dockerfile/instruction"},
+	"worker/runc":                       {"worker/runc/"},
+	"worker/runc/init":                  {"worker/runc/launcher"},
+	"internal/registry/registrytest":    {"internal/registry"},
+	"exporter/exportertest":             {"exporter"},
+	"cmd/dbuild":                        {"cmd/dbuild/"},
+	"cmd/dbuild/internal/buildflags":    {"cmd/dbuild/internal/suggest"},
+	"cmd/dbuild/internal/buildkitdtoml": {"cmd/dbuild/internal/suggest"},
 }
 
 // buildkit is what of BuildKit the product may import; client is for the command line.
