@@ -11,8 +11,10 @@ import (
 	"github.com/dbuild/dbuild/internal/progress"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/llb"
+	"github.com/dbuild/dbuild/policy"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker"
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	bksession "github.com/moby/buildkit/session"
 	bkerrdefs "github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
@@ -31,6 +33,8 @@ type build struct {
 	sessions []string
 	load     worker.LoadOptions
 	blobs    *snapshot.Compression // nil: no layers are exported
+	policy   *policy.Policy        // of the request
+	pins     worker.Pins
 
 	mu       sync.Mutex
 	vertices map[digest.Digest]origin // of every definition loaded, for errors
@@ -78,8 +82,9 @@ func (b *build) permit(r *request) error {
 			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("exporter %d is empty", i))
 		}
 	}
-	if len(r.policy.GetRules()) > 0 {
-		return errdefs.ErrNotImplemented.WithMessage("not implemented: source policies")
+	var err error
+	if b.policy, err = b.policyOf(r); err != nil {
+		return err
 	}
 	switch r.compatibility {
 	case 0, 10, 20, 30:
@@ -90,6 +95,9 @@ func (b *build) permit(r *request) error {
 
 // Sessions implements worker.Client.
 func (b *build) Sessions() []string { return b.sessions }
+
+// Pins implements worker.Client.
+func (b *build) Pins() *worker.Pins { return &b.pins }
 
 // Blobs implements worker.Client.
 func (b *build) Blobs() (c snapshot.Compression, ok bool) {
@@ -111,6 +119,7 @@ func (b *build) close() {
 	for _, r := range refs {
 		r.Release()
 	}
+	b.pins.Close()
 	b.job.Close()
 }
 
@@ -140,8 +149,12 @@ func (b *build) notice(name, text string) {
 
 // Solve implements frontend.Bridge: it checks a definition now and builds it when its
 // result is read or exported.
-func (b *build) Solve(_ context.Context, def *pb.Definition) (frontend.Ref, error) {
-	g, err := llb.Load(def, llb.Limits{})
+func (b *build) Solve(ctx context.Context, def *pb.Definition) (frontend.Ref, error) {
+	return b.solveUnder(ctx, b.policy, def)
+}
+
+func (b *build) solveUnder(ctx context.Context, p *policy.Policy, def *pb.Definition) (frontend.Ref, error) {
+	def, g, err := underPolicy(ctx, p, def)
 	if err != nil {
 		return nil, err
 	}
@@ -158,13 +171,13 @@ func (b *build) Solve(_ context.Context, def *pb.Definition) (frontend.Ref, erro
 }
 
 // ResolveImage implements frontend.Bridge.
-func (b *build) ResolveImage(ctx context.Context, name string, opt frontend.ResolveOpt) (_ *frontend.ImageMeta, err error) {
-	if opt.LogName == "" {
-		opt.LogName = "[internal] load metadata for " + name
-	}
-	_, done := b.step("resolve:"+name+opt.LogName, opt.LogName)
-	defer func() { done(err) }()
-	return b.d.worker.ImageMeta(ctx, b.group(), name, opt)
+func (b *build) ResolveImage(ctx context.Context, name string, opt frontend.ResolveOpt) (*frontend.ImageMeta, error) {
+	return b.resolveImageUnder(ctx, b.policy, name, opt)
+}
+
+// ResolveSource implements frontend.Bridge.
+func (b *build) ResolveSource(ctx context.Context, req *gwpb.ResolveSourceMetaRequest) (*gwpb.ResolveSourceMetaResponse, error) {
+	return b.resolveSourceUnder(ctx, b.policy, req)
 }
 
 // Platforms implements frontend.Bridge.

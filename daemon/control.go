@@ -174,6 +174,8 @@ type request struct {
 	exports      []*controlapi.CacheOptionsEntry
 	entitlements []string
 	policy       *spb.Policy
+	// policySession is the session of a program that is asked about sources; "" is none.
+	policySession string
 	// compatibility is the version of BuildKit's behaviour that the client wants; 0 is the
 	// newest.
 	compatibility int64
@@ -184,7 +186,7 @@ func newRequest(req *controlapi.SolveRequest) (*request, error) {
 		id: req.GetRef(), session: req.GetSession(), frontend: req.GetFrontend(), attrs: maps.Clone(req.GetFrontendAttrs()),
 		definition: req.GetDefinition(), inputs: req.GetFrontendInputs(), exporters: req.GetExporters(),
 		imports: req.GetCache().GetImports(), exports: req.GetCache().GetExports(), entitlements: req.GetEntitlements(),
-		policy: req.GetSourcePolicy(), compatibility: req.GetCompatibilityVersion(),
+		policy: req.GetSourcePolicy(), policySession: req.GetSourcePolicySession(), compatibility: req.GetCompatibilityVersion(),
 	}
 	if r.id == "" {
 		return nil, status.Error(codes.InvalidArgument, "the build has no ref: set Ref to a unique id")

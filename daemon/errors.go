@@ -16,6 +16,8 @@ import (
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
+	"github.com/moby/buildkit/sourcepolicy/policysession"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -80,6 +82,8 @@ func (s *statusError) collect(err error) {
 		payload = e.Subrequest
 	case *errdefs.UnsupportedCompatibilityFeatureError:
 		payload = e.CompatibilityFeature
+	case *policysession.DenyMessagesError:
+		payload = &policysession.DecisionResponse{Action: spb.PolicyAction_DENY, DenyMessages: e.Messages}
 	case *runc.ExitError:
 		payload = &gwpb.ExitMessage{Code: uint32(e.Code)}
 	}

@@ -6,7 +6,9 @@ import (
 	"context"
 	"io"
 
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	fstypes "github.com/tonistiigi/fsutil/types"
@@ -59,6 +61,13 @@ type Bridge interface {
 	SolveFrontend(ctx context.Context, name string, req *Request) (*Result, error)
 	// ResolveImage returns the config of an image. It is shown as a vertex named opt.LogName.
 	ResolveImage(ctx context.Context, ref string, opt ResolveOpt) (*ImageMeta, error)
+	// ResolveSource says what a source is, after policies, and what it means: the digest and
+	// config of an image, the commit of a git ref, the digest of a download. For the build it
+	// means the same from then on. The request's SourcePolicies do not count; see WithPolicies.
+	ResolveSource(context.Context, *gwpb.ResolveSourceMetaRequest) (*gwpb.ResolveSourceMetaResponse, error)
+	// WithPolicies returns the Bridge for questions that are subject to more policies than
+	// those of the build. An invalid policy is an error.
+	WithPolicies([]*spb.Policy) (Bridge, error)
 	// Warn attaches a warning to the vertex it names.
 	Warn(context.Context, Warning)
 	// Log is where a frontend says what is no warning. It is shown as a step of that name,

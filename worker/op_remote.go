@@ -15,7 +15,7 @@ func (w *Worker) httpOp(url string, attrs map[string]string) (solver.Op, error) 
 		return nil, err
 	}
 	return &sourceOp{pin: func(ctx context.Context, d solver.Demand) (*pinned, error) {
-		p, err := w.HTTP.Pin(ctx, group{d}, req, d.Log())
+		p, err := w.findFile(ctx, asker(d), req)
 		if err != nil {
 			return nil, err
 		}
@@ -37,7 +37,7 @@ func (w *Worker) gitOp(name string, attrs map[string]string) (solver.Op, error) 
 		return nil, err
 	}
 	return &sourceOp{pin: func(ctx context.Context, d solver.Demand) (*pinned, error) {
-		p, err := w.Git.Pin(ctx, group{d}, req, d.Log())
+		p, err := w.findCommit(ctx, asker(d), req)
 		if err != nil {
 			return nil, err
 		}

@@ -7,12 +7,10 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/source/image"
 	"github.com/dbuild/dbuild/source/local"
-	bksession "github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -83,7 +81,10 @@ func (w *Worker) imageOp(name string, attrs map[string]string, p *ocispec.Platfo
 		return nil, err
 	}
 	return &sourceOp{pin: func(ctx context.Context, d solver.Demand) (*pinned, error) {
-		r, err := w.Images.Resolve(ctx, group{d}, name, p, attrs[pb.AttrImageResolveMode])
+		r, err := w.findImage(ctx, asker(d), name, p, attrs[pb.AttrImageResolveMode])
+		if err == nil {
+			err = checkImage(r, name, attrs)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -96,9 +97,12 @@ func (w *Worker) layoutOp(name string, attrs map[string]string, p *ocispec.Platf
 	if err != nil {
 		return nil, err
 	}
-	lay := image.Layout{SessionID: attrs[pb.AttrOCILayoutSessionID], StoreID: attrs[pb.AttrOCILayoutStoreID]}
+	lay := layoutOf(name, attrs)
 	return &sourceOp{pin: func(ctx context.Context, d solver.Demand) (*pinned, error) {
 		r, err := w.Images.ResolveLayout(ctx, group{d}, lay, name, p)
+		if err == nil {
+			err = checkImage(r, name, attrs)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -121,7 +125,9 @@ func layerLimit(v string) (int, error) {
 // pinImage keys an image by its layers: two names for the same layers are the same.
 func (w *Worker) pinImage(r *image.Resolved, limit int) *pinned {
 	if limit >= 0 && limit < len(r.Layers) {
-		r.Layers = r.Layers[:limit]
+		c := *r // others use r, too
+		c.Layers = r.Layers[:limit]
+		r = &c
 	}
 	var ids [][]byte
 	for _, d := range r.DiffIDs() {
@@ -140,21 +146,6 @@ func (w *Worker) pinImage(r *image.Resolved, limit int) *pinned {
 			return NewRef(s), nil
 		},
 	}
-}
-
-// ImageMeta resolves the config of an image for a frontend.
-func (w *Worker) ImageMeta(ctx context.Context, g bksession.Group, name string, opt frontend.ResolveOpt) (*frontend.ImageMeta, error) {
-	var r *image.Resolved
-	var err error
-	if l := opt.OCILayout; l != nil {
-		r, err = w.Images.ResolveLayout(ctx, g, image.Layout{SessionID: l.SessionID, StoreID: l.StoreID}, name, opt.Platform)
-	} else {
-		r, err = w.Images.Resolve(ctx, g, name, opt.Platform, opt.Mode)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &frontend.ImageMeta{Ref: r.Ref, Digest: r.Digest, Config: r.Config}, nil
 }
 
 func (w *Worker) localOp(name string, attrs map[string]string) (solver.Op, error) {

@@ -46,6 +46,8 @@ type Worker struct {
 type Client interface {
 	// Sessions are the ids of those that lend files and credentials to the build.
 	Sessions() []string
+	// Pins are what the build knows of mutable names.
+	Pins() *Pins
 	// Blobs is how the build will want new layers compressed, or ok false if it exports
 	// none.
 	Blobs() (c snapshot.Compression, ok bool)

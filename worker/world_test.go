@@ -170,6 +170,7 @@ type client struct {
 	blobs    *snapshot.Compression
 }
 
+func (c client) Pins() *worker.Pins { return &worker.Pins{} }
 func (c client) Sessions() []string { return c.sessions }
 func (c client) Blobs() (snapshot.Compression, bool) {
 	if c.blobs == nil {

@@ -13,7 +13,9 @@ import (
 	"testing"
 
 	"github.com/containerd/platforms"
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	fstypes "github.com/tonistiigi/fsutil/types"
@@ -68,6 +70,12 @@ func (b *fakeBridge) Platforms() []ocispec.Platform { return b.platforms }
 func (b *fakeBridge) Warn(_ context.Context, w frontend.Warning) {
 	b.warnings = append(b.warnings, w)
 }
+
+// The frontend asks for sources and policies of none.
+func (b *fakeBridge) ResolveSource(context.Context, *gwpb.ResolveSourceMetaRequest) (*gwpb.ResolveSourceMetaResponse, error) {
+	panic("not asked for")
+}
+func (b *fakeBridge) WithPolicies([]*spb.Policy) (frontend.Bridge, error) { panic("not asked for") }
 
 func (b *fakeBridge) Solve(_ context.Context, def *pb.Definition) (frontend.Ref, error) {
 	b.mu.Lock()

@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/frontend"
@@ -108,18 +110,37 @@ func (v *service) ResolveImageConfig(ctx context.Context, req *gwpb.ResolveImage
 	if err != nil {
 		return nil, err
 	}
-	if len(req.GetSourcePolicies()) > 0 {
-		return nil, cerrdefs.ErrNotImplemented.WithMessage("not implemented: source policies")
+	b, err := s.Bridge.WithPolicies(req.GetSourcePolicies())
+	if err != nil {
+		return nil, err
 	}
 	opt := frontend.ResolveOpt{Platform: platform(req.GetPlatform()), Mode: req.GetResolveMode(), LogName: req.GetLogName()}
 	if req.GetStoreID() != "" {
 		opt.OCILayout = &frontend.OCILayout{SessionID: req.GetSessionID(), StoreID: req.GetStoreID()}
 	}
-	meta, err := s.Bridge.ResolveImage(ctx, req.GetRef(), opt)
+	meta, err := b.ResolveImage(ctx, req.GetRef(), opt)
 	if err != nil {
 		return nil, err
 	}
-	return &gwpb.ResolveImageConfigResponse{Digest: meta.Digest.String(), Config: meta.Config, Ref: meta.Ref}, nil
+	// Clients put the digest behind the name themselves.
+	ref, _, _ := strings.Cut(meta.Ref, "@")
+	return &gwpb.ResolveImageConfigResponse{Digest: meta.Digest.String(), Config: meta.Config, Ref: ref}, nil
+}
+
+// ResolveSourceMeta says what a source means.
+func (v *service) ResolveSourceMeta(ctx context.Context, req *gwpb.ResolveSourceMetaRequest) (*gwpb.ResolveSourceMetaResponse, error) {
+	s, err := v.find(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if id := req.GetSource().GetIdentifier(); !strings.Contains(id, "://") {
+		return nil, cerrdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("a source needs an identifier such as docker-image://name, not %.100q", id))
+	}
+	b, err := s.Bridge.WithPolicies(req.GetSourcePolicies())
+	if err != nil {
+		return nil, err
+	}
+	return b.ResolveSource(ctx, req)
 }
 
 func platform(p *pb.Platform) *ocispec.Platform {

@@ -12,6 +12,7 @@ import (
 	"github.com/dbuild/dbuild/frontend/gateway"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	digest "github.com/opencontainers/go-digest"
 )
 
@@ -158,7 +159,7 @@ func TestInputsImagesWarnings(t *testing.T) {
 	img, err := f.ResolveImageConfig(ctx, &gwpb.ResolveImageConfigRequest{
 		Ref: "a", Platform: &pb.Platform{OS: "linux", Architecture: "arm64"}, ResolveMode: "pull", LogName: "l", SessionID: "s", StoreID: "st",
 	})
-	if err != nil || img.Ref != "a@resolved" || img.Digest != digest.FromString("a").String() || string(img.Config) != "{}" {
+	if err != nil || img.Ref != "a" || img.Digest != digest.FromString("a").String() || string(img.Config) != "{}" {
 		t.Errorf("got %v, %v", img, err)
 	}
 	if o := b.resolved[0]; o.Platform.Architecture != "arm64" || o.Mode != "pull" || o.LogName != "l" || *o.OCILayout != (frontend.OCILayout{SessionID: "s", StoreID: "st"}) {
@@ -175,6 +176,30 @@ func TestInputsImagesWarnings(t *testing.T) {
 	}
 	if w := b.warnings[0]; w.Vertex != "sha256:1" || w.Level != 2 || w.Short != "s" || !slices.Equal(w.Detail, []string{"d", ""}) || w.URL != "u" {
 		t.Errorf("got %+v", w)
+	}
+}
+
+func TestResolveSourceMeta(t *testing.T) {
+	f, ctx, _ := start(t, gateway.Build{})
+	src := &pb.SourceOp{Identifier: "docker-image://a"}
+	got, err := f.ResolveSourceMeta(ctx, &gwpb.ResolveSourceMetaRequest{Source: src})
+	if err != nil || got.Source != src || got.Image.Digest != "" {
+		t.Errorf("got %v, %v", got, err)
+	}
+	ok, bad := &spb.Policy{Version: 1}, &spb.Policy{}
+	got, err = f.ResolveSourceMeta(ctx, &gwpb.ResolveSourceMetaRequest{Source: src, SourcePolicies: []*spb.Policy{ok, ok}})
+	if err != nil || got.Image.Digest != "2" {
+		t.Errorf("under two policies: %v, %v", got, err)
+	}
+	for name, req := range map[string]*gwpb.ResolveSourceMetaRequest{
+		"nil": nil, "empty": {}, "no kind": {Source: &pb.SourceOp{Identifier: "alpine"}}, "bad policy": {Source: src, SourcePolicies: []*spb.Policy{bad}},
+	} {
+		if _, err := f.ResolveSourceMeta(ctx, req); !cerrdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := f.Solve(ctx, &gwpb.SolveRequest{Definition: define("A"), SourcePolicies: []*spb.Policy{bad}}); !cerrdefs.IsInvalidArgument(err) {
+		t.Errorf("solve under a bad policy: %v", err)
 	}
 }
 

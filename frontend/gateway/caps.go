@@ -16,12 +16,13 @@ func frontendCaps() []*capspb.APICap {
 		gwpb.CapReadFile, gwpb.CapReturnResult, gwpb.CapReturnMap, gwpb.CapReadDir, gwpb.CapStatFile,
 		gwpb.CapProtoRefArray, gwpb.CapReferenceOutput, gwpb.CapFrontendInputs, gwpb.CapGatewaySolveMetadata,
 		gwpb.CapFrontendCaps, gwpb.CapGatewayEvaluateSolve, gwpb.CapGatewayEvaluate, gwpb.CapGatewayWarnings,
+		gwpb.CapSourceMetaResolver, gwpb.CapSourceMetaResolverImageAttestations, gwpb.CapSourceMetaResolverHTTPChecksumRequest,
 	)
 }
 
 func llbCaps() []*capspb.APICap {
 	return enabled(
-		pb.CapSourceImage, pb.CapSourceImageResolveMode,
+		pb.CapSourceImage, pb.CapSourceImageResolveMode, pb.CapSourceImageLayerLimit, pb.CapSourceImageChecksum,
 		pb.CapSourceLocal, pb.CapSourceLocalUnique, pb.CapSourceLocalSessionID, pb.CapSourceLocalIncludePatterns,
 		pb.CapSourceLocalFollowPaths, pb.CapSourceLocalExcludePatterns, pb.CapSourceLocalSharedKeyHint, pb.CapSourceLocalDiffer,
 		pb.CapSourceGit, pb.CapSourceGitKeepDir, pb.CapSourceGitFullURL, pb.CapSourceGitHTTPAuth, pb.CapSourceGitKnownSSHHosts,
@@ -39,6 +40,7 @@ func llbCaps() []*capspb.APICap {
 		pb.CapConstraints, pb.CapPlatform, pb.CapMetaIgnoreCache, pb.CapMetaDescription, pb.CapMetaExportCache,
 		pb.CapMergeOp, pb.CapDiffOp,
 		pb.CapAnnotations, pb.CapSourceDateEpoch, pb.CapMultipleExporters, pb.CapGCFreeSpaceFilter,
+		pb.CapSourcePolicy, pb.CapSourcePolicySession,
 	)
 }
 

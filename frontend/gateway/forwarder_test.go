@@ -18,6 +18,7 @@ import (
 	apitypes "github.com/moby/buildkit/api/types"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
+	spolicy "github.com/moby/buildkit/sourcepolicy/pb"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	fstypes "github.com/tonistiigi/fsutil/types"
@@ -38,6 +39,7 @@ type bridge struct {
 	warnings []frontend.Warning
 	// frontend answers SolveFrontend.
 	frontend func(ctx context.Context, name string, r *frontend.Request) (*frontend.Result, error)
+	policies string // how many were added
 }
 
 func (b *bridge) Solve(_ context.Context, def *pb.Definition) (frontend.Ref, error) {
@@ -55,6 +57,20 @@ func (b *bridge) ResolveImage(_ context.Context, name string, opt frontend.Resol
 	defer b.mu.Unlock()
 	b.resolved = append(b.resolved, opt)
 	return &frontend.ImageMeta{Ref: name + "@resolved", Digest: digest.FromString(name), Config: []byte("{}")}, nil
+}
+
+func (b *bridge) ResolveSource(_ context.Context, req *gwpb.ResolveSourceMetaRequest) (*gwpb.ResolveSourceMetaResponse, error) {
+	return &gwpb.ResolveSourceMetaResponse{Source: req.Source, Image: &gwpb.ResolveSourceImageResponse{Digest: b.policies}}, nil
+}
+
+func (b *bridge) WithPolicies(p []*spolicy.Policy) (frontend.Bridge, error) {
+	if len(p) == 0 {
+		return b, nil
+	}
+	if p[0].GetVersion() != 1 {
+		return nil, cerrdefs.ErrInvalidArgument
+	}
+	return &bridge{policies: fmt.Sprint(len(p))}, nil
 }
 
 func (b *bridge) Warn(_ context.Context, w frontend.Warning) {

@@ -30,8 +30,11 @@ func (v *service) Solve(ctx context.Context, req *gwpb.SolveRequest) (*gwpb.Solv
 		// Results are lazy: the call ends before anything is built.
 		res, err = s.Bridge.SolveFrontend(ctx, req.GetFrontend(), &frontend.Request{Opts: req.GetFrontendOpt(), Inputs: req.GetFrontendInputs()})
 	case hasDef:
-		res = &frontend.Result{}
-		res.Ref, err = s.Bridge.Solve(ctx, req.GetDefinition())
+		var b frontend.Bridge
+		if b, err = s.Bridge.WithPolicies(req.GetSourcePolicies()); err == nil {
+			res = &frontend.Result{}
+			res.Ref, err = b.Solve(ctx, req.GetDefinition())
+		}
 	default:
 		res = &frontend.Result{}
 	}

@@ -99,6 +99,28 @@ func short(d digest.Digest) string {
 	return d.Algorithm().String() + ":" + d.Encoded()[:min(12, len(d.Encoded()))]
 }
 
+// Referrers lists the manifests in the repository of ref that refer to the one with a
+// digest. A registry that does not know has none.
+func (c *Client) Referrers(ctx context.Context, g bksession.Group, ref string, d digest.Digest) ([]ocispec.Descriptor, error) {
+	loc, err := LocationOf(ref)
+	if err != nil {
+		return nil, err
+	}
+	f, err := c.resolver(g, false).Fetcher(quiet(ctx), loc.Repo+"@"+d.String())
+	if err != nil {
+		return nil, explain("pull", ref, loc.Host(), err)
+	}
+	rf, ok := f.(remotes.ReferrersFetcher)
+	if !ok {
+		return nil, nil
+	}
+	list, err := rf.FetchReferrers(quiet(ctx), d)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return nil, explain("pull", loc.Repo+"@"+short(d), loc.Host(), err)
+	}
+	return list, nil
+}
+
 // Exists asks whether a repository holds a blob, or a manifest if that is what desc is.
 func (c *Client) Exists(ctx context.Context, g bksession.Group, loc Location, desc ocispec.Descriptor) (bool, error) {
 	hosts, err := c.hosts(g, false)(loc.Host())

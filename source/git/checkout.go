@@ -131,7 +131,7 @@ func (u *runner) missing(ctx context.Context, p *Pin) error {
 		return err
 	}
 	for kind, prefix := range map[string]string{"branch": "refs/heads/", "tag": "refs/tags/"} {
-		if _, ok := list[prefix+p.Commit]; ok {
+		if _, ok := list.ids[prefix+p.Commit]; ok {
 			return fmt.Errorf("%q looks like a commit id; remote also has %s %s%s – use #%s%s", p.Commit, kind, prefix, p.Commit, prefix, p.Commit)
 		}
 	}

@@ -32,10 +32,16 @@ func New(cfg Config) *Source {
 	return &Source{cfg: cfg}
 }
 
+// A Found is what a ref of a repository means.
+type Found struct {
+	Ref    string // full name; "" if a commit was asked for
+	Object string // what it names: the commit, or a tag object that names it
+	Commit string // full id
+}
+
 // A Pin is a request with the commit it means.
 type Pin struct {
-	Commit string // full id
-	Ref    string // full name of the ref that was found; "" if a commit was asked for
+	Found
 
 	req    Request
 	remote *remote
@@ -54,64 +60,99 @@ func (p *Pin) ID() [32]byte {
 // URI is the address without credentials, and the commit.
 func (p *Pin) URI() string { return p.remote.String() + "#" + p.Commit }
 
+// Name is the ref that the request is about, with its repository, without credentials.
+func (r *Request) Name() string {
+	remote, err := parseRemote(r.Remote)
+	if err != nil {
+		return ""
+	}
+	return remote.String() + "#" + r.Ref
+}
+
 // Pin asks the remote what the request means now. For a full commit id it asks nothing.
 func (s *Source) Pin(ctx context.Context, g session.Group, req Request, log *progress.Log) (*Pin, error) {
-	if err := req.check(); err != nil {
+	f, err := s.Find(ctx, g, req, log)
+	if err != nil {
 		return nil, err
+	}
+	return s.PinTo(ctx, g, req, f, log)
+}
+
+// Find asks the remote what the ref of the request means now.
+func (s *Source) Find(ctx context.Context, g session.Group, req Request, log *progress.Log) (Found, error) {
+	if err := req.check(); err != nil {
+		return Found{}, err
+	}
+	if hexID.MatchString(req.Ref) {
+		return Found{Object: req.Ref, Commit: req.Ref}, nil
 	}
 	u, err := s.runner(ctx, g, req)
 	if err != nil {
-		return nil, err
+		return Found{}, err
 	}
 	defer u.close()
-	p := &Pin{req: req, remote: u.remote}
-	if hexID.MatchString(req.Ref) {
-		p.Commit = req.Ref
-	} else {
-		refs, err := u.lsRemote(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", u.remote, err)
-		}
-		var ok bool
-		if p.Ref, p.Commit, ok = refs.find(req.Ref); !ok {
-			if !shortID.MatchString(req.Ref) {
-				return nil, fmt.Errorf("%s: the repository has no ref %q", u.remote, req.Ref)
-			}
-			if p.Commit, err = s.expand(ctx, u, req.Ref, log); err != nil {
-				return nil, fmt.Errorf("%s: %w", u.remote, err)
-			}
-		}
+	list, err := u.lsRemote(ctx)
+	if err != nil {
+		return Found{}, fmt.Errorf("%s: %w", u.remote, err)
 	}
-	if !strings.HasPrefix(p.Commit, req.Checksum) {
-		return nil, fmt.Errorf("%s#%s: the commit is %s, not %s", u.remote, req.Ref, p.Commit, req.Checksum)
+	if f, ok := list.find(req.Ref); ok {
+		return f, nil
 	}
-	return p, nil
+	if !shortID.MatchString(req.Ref) {
+		return Found{}, fmt.Errorf("%s: the repository has no ref %q", u.remote, req.Ref)
+	}
+	id, err := s.expand(ctx, u, req.Ref, log)
+	if err != nil {
+		return Found{}, fmt.Errorf("%s: %w", u.remote, err)
+	}
+	return Found{Object: id, Commit: id}, nil
 }
 
-// refs are the refs of a remote and the commits they mean; tags are resolved.
-type refs map[string]string
-
-// lsRemote lists the refs of the remote.
-func (u *runner) lsRemote(ctx context.Context) (refs, error) {
-	out, err := u.git(ctx, "", nil, "ls-remote", "--", u.remote.String())
+// PinTo pins the request to what was found before, if that is what it may be.
+func (s *Source) PinTo(ctx context.Context, g session.Group, req Request, f Found, log *progress.Log) (*Pin, error) {
+	if err := req.check(); err != nil {
+		return nil, err
+	}
+	remote, err := parseRemote(req.Remote)
 	if err != nil {
 		return nil, err
 	}
-	r := refs{}
+	if !strings.HasPrefix(f.Commit, req.Checksum) && !strings.HasPrefix(f.Object, req.Checksum) {
+		return nil, fmt.Errorf("%s#%s: the commit is %s, not %s", remote, req.Ref, f.Commit, req.Checksum)
+	}
+	return &Pin{Found: f, req: req, remote: remote}, nil
+}
+
+// refs are the refs of a remote. What tags point to stands under "NAME^{}".
+type refs struct {
+	ids  map[string]string
+	head string // the branch that HEAD is; "" if that is not known
+}
+
+// lsRemote lists the refs of the remote.
+func (u *runner) lsRemote(ctx context.Context) (*refs, error) {
+	out, err := u.git(ctx, "", nil, "ls-remote", "--symref", "--", u.remote.String())
+	if err != nil {
+		return nil, err
+	}
+	r := &refs{ids: map[string]string{}}
 	for line := range strings.Lines(out) {
 		id, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
-		if !ok || !hexID.MatchString(id) {
-			continue
+		target, symbolic := strings.CutPrefix(id, "ref: ")
+		switch {
+		case !ok:
+		case symbolic && name == "HEAD":
+			r.head = target
+		case hexID.MatchString(id):
+			r.ids[name] = id
 		}
-		// What a tag object points to comes after the tag itself.
-		r[strings.TrimSuffix(name, "^{}")] = id
 	}
 	return r, nil
 }
 
 // find looks a name up: HEAD if it is empty; a full name; a branch before a tag before
 // any other ref.
-func (r refs) find(name string) (ref, id string, ok bool) {
+func (r *refs) find(name string) (Found, bool) {
 	list := []string{"refs/heads/" + name, "refs/tags/" + name, "refs/" + name}
 	switch {
 	case name == "" || name == "HEAD":
@@ -120,11 +161,20 @@ func (r refs) find(name string) (ref, id string, ok bool) {
 		list = []string{name}
 	}
 	for _, ref := range list {
-		if id, ok := r[ref]; ok {
-			return ref, id, true
+		id, ok := r.ids[ref]
+		if !ok {
+			continue
 		}
+		f := Found{Ref: ref, Object: id, Commit: id}
+		if commit, ok := r.ids[ref+"^{}"]; ok {
+			f.Commit = commit
+		}
+		if ref == "HEAD" && r.ids[r.head] == id {
+			f.Ref = r.head
+		}
+		return f, true
 	}
-	return "", "", false
+	return Found{}, false
 }
 
 // repository opens the bare repository of a remote, locked, and makes it if needed.

@@ -1,6 +1,7 @@
 package http
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -133,11 +134,30 @@ func (s *Source) attempt(ctx context.Context, g session.Group, req Request, u *u
 	timer := time.AfterFunc(stall, func() { cancel(errStalled) })
 	defer timer.Stop()
 	body := &body{ctx: ctx, r: resp.Body, timer: timer}
-	p, err := s.store(ctx, req, u, resp.Header, body, resp.ContentLength, log)
+	content, size, err := decoded(resp, body)
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.store(ctx, req, u, resp.Header, content, size, log)
 	if err != nil && body.err != nil {
 		err = &transient{err: err}
 	}
 	return p, err
+}
+
+// decoded returns the file itself of what was sent, compressed for the way or not, and its
+// size, 0 if that is not known.
+func decoded(resp *http.Response, body io.Reader) (io.Reader, int64, error) {
+	switch e := strings.ToLower(strings.TrimSpace(resp.Header.Get("Content-Encoding"))); e {
+	case "gzip", "x-gzip":
+		r, err := gzip.NewReader(body)
+		if err != nil {
+			return nil, 0, fmt.Errorf("the content is said to be compressed, but is not: %w", err)
+		}
+		return r, 0, nil
+	default:
+		return body, resp.ContentLength, nil
+	}
 }
 
 // same reports whether a response to HEAD is about the content that is remembered.
@@ -160,9 +180,9 @@ func checkStatus(resp *http.Response) error {
 		if sec, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && sec > 0 {
 			wait = min(time.Duration(sec)*time.Second, maxWait)
 		}
-		return &transient{err: fmt.Errorf("the server answered %s", status(resp)), wait: wait}
+		return &transient{err: fmt.Errorf("invalid response status %s", status(resp)), wait: wait}
 	default:
-		return fmt.Errorf("the server answered %s", status(resp))
+		return fmt.Errorf("invalid response status %s", status(resp))
 	}
 }
 
@@ -172,7 +192,7 @@ func status(resp *http.Response) string {
 
 // headers returns the request headers, with credentials of the client if it has any.
 func (s *Source) headers(ctx context.Context, g session.Group, req Request, u *url.URL) (http.Header, error) {
-	h := http.Header{"User-Agent": {"dbuild"}}
+	h := http.Header{"User-Agent": {"dbuild"}, "Accept-Encoding": {"gzip"}}
 	for k, v := range req.Header {
 		h.Set(k, v)
 	}

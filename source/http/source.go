@@ -48,8 +48,7 @@ func New(cfg Config) *Source {
 			ResponseHeaderTimeout: stall,
 			IdleConnTimeout:       time.Minute,
 			MaxIdleConns:          32,
-			// The file is what the server has, not what it was made of to be sent.
-			DisableCompression: true,
+			DisableCompression:    true, // see decoded
 		}
 	}
 	recent, _ := lru.New[string, row](1024) // fails for sizes below one only
@@ -83,6 +82,15 @@ func (p *Pin) URI() string {
 		return ""
 	}
 	return redact(u)
+}
+
+// Retain returns a Pin of the same content with a lifetime of its own.
+func (p *Pin) Retain() *Pin {
+	c := *p
+	if p.ref != nil {
+		c.ref = p.ref.Retain()
+	}
+	return &c
 }
 
 // Release ends the use of what the Pin holds.
@@ -146,6 +154,9 @@ func (r row) modTime() *time.Time {
 
 var bucketName = []byte("source.http")
 
+// Key names what is asked for: equal keys are equal requests.
+func (r Request) Key() string { return urlKey(r) + string(r.Checksum) }
+
 // urlKey names what is remembered of a URL.
 func urlKey(r Request) string {
 	var headers []string
@@ -204,9 +215,10 @@ func (s *Source) load(ctx context.Context, r row) (*snapshot.Ref, error) {
 	return s.cfg.Store.Load(ctx, r.Layers)
 }
 
-// errChecksum says that a server has something else than was asked for.
+// errChecksum says that a server has something else than was asked for, in the words that
+// clients know.
 func errChecksum(where string, want, got digest.Digest) error {
-	return fmt.Errorf("%s: the content has the digest %s, not %s", where, got, want)
+	return fmt.Errorf("%s: digest mismatch %s: %s", where, got, want)
 }
 
 var errStalled = errors.New("the server sent nothing for 30 seconds")

@@ -64,6 +64,9 @@ type Resolved struct {
 	Layers   []snapshot.ImageLayer
 
 	stored bool // in the image store: layers are known by diff ID
+	top    ocispec.Descriptor
+	// read reads what belongs to the image where that came from.
+	read func(context.Context, bksession.Group, ocispec.Descriptor) ([]byte, error)
 }
 
 // DiffIDs returns the digests of the uncompressed layers, oldest first.
@@ -110,6 +113,9 @@ func (s *Source) Resolve(ctx context.Context, g bksession.Group, ref string, pla
 	return s.fromRegistry(ctx, g, named, want)
 }
 
+// Is reports whether an image has a digest: that of its index or that of its manifest.
+func (r *Resolved) Is(d digest.Digest) bool { return d == r.Digest || d == r.Manifest.Digest }
+
 // Ref returns the image as a Ref. Nothing is fetched until it is needed; it is then
 // shown in log.
 func (s *Source) Ref(ctx context.Context, r *Resolved, log *progress.Log) (*snapshot.Ref, error) {
@@ -155,6 +161,9 @@ func (s *Source) fromRegistry(ctx context.Context, g bksession.Group, named refe
 		return nil, err
 	}
 	r.name(named, top.Digest)
+	r.top, r.read = top, func(ctx context.Context, g bksession.Group, d ocispec.Descriptor) ([]byte, error) {
+		return s.remembered(d, func() ([]byte, error) { return s.cfg.Registry.Bytes(ctx, g, named.Name(), d) })
+	}
 	from := []registry.Location{{Repo: named.Name()}}
 	for i := range r.Layers {
 		r.Layers[i].From = from
@@ -219,6 +228,9 @@ func (s *Source) fromStore(ctx context.Context, named reference.Named, want ocis
 	}
 	r.name(named, img.Target.Digest)
 	r.stored = true
+	r.top, r.read = img.Target, func(ctx context.Context, _ bksession.Group, d ocispec.Descriptor) ([]byte, error) {
+		return readBlob(ctx, s.cfg.Store.Content(), d)
+	}
 	// A layer may have been pruned since.
 	ref, err := s.cfg.Store.LayersOf(ctx, r.DiffIDs())
 	if err != nil {

@@ -74,6 +74,15 @@ func (s *Source) ResolveLayout(ctx context.Context, g bksession.Group, lay Layou
 		return nil, err
 	}
 	r.name(named, top.Digest)
+	r.top, r.read = top, func(ctx context.Context, g bksession.Group, d ocispec.Descriptor) ([]byte, error) {
+		return s.remembered(d, func() ([]byte, error) {
+			store, err := s.layoutStore(ctx, g, lay)
+			if err != nil {
+				return nil, err
+			}
+			return readBlob(ctx, store, d)
+		})
+	}
 	for i := range r.Layers {
 		desc := r.Layers[i].Blob
 		r.Layers[i].Desc = snapshot.Desc{Description: "loaded from OCI layout " + name}
