@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 	"github.com/dbuild/dbuild/llb"
 	"github.com/dbuild/dbuild/solver"
+	"github.com/dbuild/dbuild/worker"
 	"github.com/dbuild/dbuild/worker/runc"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/errdefs"
@@ -33,9 +34,18 @@ func toStatus(err error) error {
 	}
 	st := &statusError{code: code(err), msg: err.Error()}
 	st.collect(err)
+	var missing *worker.MissingError
+	if errors.As(err, &missing) {
+		// Programs look for the way in which BuildKit finds out that a file is not there.
+		text := missing.Error()
+		st.msg = strings.Replace(st.msg, text, missingFile+"input: "+text, 1)
+	}
 	st.msg = valid(st.msg)
 	return st.status().Err()
 }
+
+// missingFile comes before the name of an input and that of a file that it lacks.
+const missingFile = "failed to compute cache key: failed to calculate checksum of ref "
 
 type statusError struct {
 	code    codes.Code

@@ -12,6 +12,7 @@ import (
 	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/internal/progress"
 	"github.com/dbuild/dbuild/llb"
+	"github.com/dbuild/dbuild/worker"
 	"github.com/dbuild/dbuild/worker/runc"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
@@ -184,6 +185,7 @@ func TestStatusOfErrors(t *testing.T) {
 		"vertex":       {errdefs.WrapVertex(&runc.ExitError{Code: 1}, digest.FromString("v")), codes.Unknown, "exit code: 1", "github.com/moby/buildkit/gatewayapi.ExitMessage+json github.com/moby/buildkit/errdefs.Vertex+json"},
 		"subrequest":   {errdefs.NewUnsupportedSubrequestError("x"), codes.Unimplemented, "unsupported request x", "github.com/moby/buildkit/errdefs.Subrequest+json"},
 		"capability":   {errdefs.NewUnsupportedFrontendCapError("x"), codes.Unimplemented, "unsupported frontend capability x", "github.com/moby/buildkit/errdefs.FrontendCap+json"},
+		"missing file": {fmt.Errorf("step: %w", &worker.MissingError{Path: "/x"}), codes.Unknown, `step: failed to compute cache key: failed to calculate checksum of ref input: "/x": not found`, ""},
 		"not in UTF-8": {errors.New("file \xff"), codes.Unknown, "file \uFFFD", ""},
 	} {
 		st := status.Convert(toStatus(tt.err))

@@ -204,6 +204,7 @@ type GitOptions struct {
 	SkipSubmodules  bool
 	MTime           string // "commit", "checkout" or "" for the daemon's choice
 	FetchByCommit   bool
+	Advice          bool // show what git advises
 }
 
 // Git is a checkout of a repository. remote is a URL, "user@host:path", or a URL whose
@@ -237,6 +238,7 @@ func Git(remote string, o GitOptions, m Meta) Output {
 	a.flag(pb.AttrGitSkipSubmodules, o.SkipSubmodules, pb.CapSourceGitSkipSubmodules)
 	a.set(pb.AttrGitMTime, o.MTime, pb.CapSourceGitMTime)
 	a.flag(pb.AttrGitFetchByCommit, o.FetchByCommit, pb.CapSourceGitFetchByCommit)
+	a.flag(pb.AttrGitAdvice, o.Advice)
 
 	// The identifier leaves out the protocol, so that one repository has one name.
 	id := r.host + path.Join("/", r.path)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"syscall"
 
@@ -112,6 +113,9 @@ func report(w io.Writer, err error, debug bool) {
 	}
 }
 
+// missingFile is how daemons found out that a file is not there, which is of no use to know.
+var missingFile = regexp.MustCompile(`failed to compute cache key: failed to calculate checksum of ref \S+: `)
+
 // plainMessage returns the text of err without what the transport has added.
 func plainMessage(err error) string {
 	msg := err.Error()
@@ -128,7 +132,7 @@ func plainMessage(err error) string {
 			}
 		}
 		if msg == before {
-			return msg
+			return missingFile.ReplaceAllString(msg, "")
 		}
 	}
 }

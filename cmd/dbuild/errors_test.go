@@ -75,6 +75,7 @@ dbuild: Dockerfile:3: bad
 `},
 		{"disk full", status.Error(codes.ResourceExhausted, "no space left on device"), "dbuild: no space left on device\nhint: \"dbuild prune\" frees space that builds do not need\n"},
 		{"own hint", status.Error(codes.Internal, "x\nhint: y"), "dbuild: x\nhint: y\n"},
+		{"missing file", status.Error(codes.Unknown, `failed to compute cache key: failed to calculate checksum of ref input: "/x": not found (did you mean "/y"?)`), "dbuild: \"/x\": not found (did you mean \"/y\"?)\n"},
 		{"canceled", context.Canceled, "dbuild: canceled\n"},
 		{"said already", statusError(1), ""},
 	} {

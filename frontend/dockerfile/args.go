@@ -1,11 +1,8 @@
 package dockerfile
 
 import (
-	"fmt"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
@@ -15,8 +12,6 @@ import (
 
 	"github.com/dbuild/dbuild/frontend/dockerfile/instruction"
 )
-
-const epochArg = "SOURCE_DATE_EPOCH"
 
 // automaticArgs are the arguments that are predefined in the global scope. A stage sees
 // one only after declaring it.
@@ -66,46 +61,6 @@ func addGlobalArgs(e *env, args []*instruction.Arg, given map[string]string, lex
 				}
 				e.set(a.Key, v)
 			}
-		}
-	}
-	return nil
-}
-
-// takeEpoch reads SOURCE_DATE_EPOCH from the build args or the global scope. The word
-// "context" asks for the time of a git or HTTP context; a local one has none, and then
-// the argument is dropped.
-func (b *build) takeEpoch() error {
-	v, given := b.args[epochArg]
-	if !given {
-		v, _ = b.global.Get(epochArg)
-	}
-	if v == "" {
-		return nil
-	}
-	sec, err := strconv.ParseInt(v, 10, 64)
-	switch {
-	case err == nil:
-		t := time.Unix(sec, 0).UTC()
-		b.epoch = &t
-		v = strconv.FormatInt(sec, 10)
-	case v != "context":
-		return fmt.Errorf("invalid SOURCE_DATE_EPOCH: %s", v)
-	case b.loader.remote():
-		return fmt.Errorf("not implemented: SOURCE_DATE_EPOCH=context with a remote context")
-	default:
-		v = ""
-	}
-	_, global := b.global.Get(epochArg)
-	switch {
-	case v == "":
-		delete(b.args, epochArg)
-		b.global.unset(epochArg)
-	case given:
-		b.args[epochArg] = v
-		fallthrough
-	default:
-		if global {
-			b.global.set(epochArg, v)
 		}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/platforms"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
@@ -27,6 +28,7 @@ import (
 type fakeBridge struct {
 	files     map[string][]byte // of the context; "NAME/x" is x in the local context NAME
 	platforms []ocispec.Platform
+	times     map[string]time.Time // of what is fetched, by identifier; zero if nobody knows
 
 	mu       sync.Mutex
 	images   map[string]fakeImage
@@ -92,7 +94,7 @@ func (b *fakeBridge) Solve(_ context.Context, def *pb.Definition) (frontend.Ref,
 	if dir == "context/" || dir == "dockerfile/" {
 		dir = ""
 	}
-	return &fakeRef{def: def, dir: dir, files: b.files}, nil
+	return &fakeRef{def: def, dir: dir, files: b.files, times: b.times}, nil
 }
 
 func (b *fakeBridge) ResolveImage(_ context.Context, ref string, opt frontend.ResolveOpt) (*frontend.ImageMeta, error) {
@@ -121,15 +123,19 @@ type fakeRef struct {
 	def   *pb.Definition
 	dir   string
 	files map[string][]byte
+	times map[string]time.Time
 }
 
 func (r *fakeRef) Definition() *pb.Definition     { return r.def }
 func (r *fakeRef) Evaluate(context.Context) error { return nil }
 
-func (r *fakeRef) ReadFile(_ context.Context, name string, _, _ int64) ([]byte, error) {
+func (r *fakeRef) ReadFile(_ context.Context, name string, offset, length int64) ([]byte, error) {
 	dt, ok := r.files[r.dir+name]
 	if !ok {
 		return nil, fmt.Errorf("open %s: %w", name, fs.ErrNotExist)
+	}
+	if dt = dt[min(offset, int64(len(dt))):]; length > 0 {
+		dt = dt[:min(length, int64(len(dt)))]
 	}
 	return dt, nil
 }
@@ -138,6 +144,14 @@ func (r *fakeRef) ReadDir(context.Context, string, string) ([]*fstypes.Stat, err
 	return nil, fs.ErrNotExist
 }
 
-func (r *fakeRef) StatFile(context.Context, string) (*fstypes.Stat, error) {
-	return nil, fs.ErrNotExist
+func (r *fakeRef) StatFile(_ context.Context, name string) (*fstypes.Stat, error) {
+	var op pb.Op
+	if err := op.UnmarshalVT(r.def.Def[0]); err != nil {
+		return nil, err
+	}
+	t, ok := r.times[op.GetSource().GetIdentifier()]
+	if !ok {
+		return nil, fmt.Errorf("stat %s: %w", name, fs.ErrNotExist)
+	}
+	return &fstypes.Stat{ModTime: t.UnixNano()}, nil
 }

@@ -11,6 +11,7 @@ import (
 
 const (
 	scratch        = "scratch"
+	windows        = "windows"
 	historyComment = "buildkit.dockerfile.v0"
 	defaultPath    = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
@@ -22,7 +23,9 @@ func emptyConfig(p ocispec.Platform) *spec.DockerOCIImage {
 	img.OSFeatures = slices.Clone(p.OSFeatures)
 	img.RootFS.Type = "layers"
 	img.Config.WorkingDir = "/"
-	img.Config.Env = []string{"PATH=" + defaultPath}
+	if p.OS != windows { // which has its own
+		img.Config.Env = []string{"PATH=" + defaultPath}
+	}
 	return img
 }
 

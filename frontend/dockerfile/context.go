@@ -44,6 +44,7 @@ type loader struct {
 	local      string  // the local source that has the Dockerfile
 	dockerfile *output // where else it is, or nil
 	context    *output // the build context if it is not local, or nil
+	origin     *origin // where that came from, if it was fetched
 	data       []byte
 	info       *pb.SourceInfo
 
@@ -100,7 +101,7 @@ func (l *loader) findContext(ctx context.Context) error {
 			g.mtime = "commit"
 		}
 		out := l.opts.gitSource(g, llb.Meta{Name: "[internal] load git source " + ref})
-		l.context, l.dockerfile = &out, &out
+		l.context, l.dockerfile, l.origin = &out, &out, &origin{git: g}
 	case strings.HasPrefix(ref, "http://"), strings.HasPrefix(ref, "https://"):
 		if err := l.openDownload(ctx, ref); err != nil {
 			return err
@@ -146,7 +147,7 @@ func (l *loader) openDownload(ctx context.Context, url string) error {
 	} else {
 		l.filename = name
 	}
-	l.context, l.dockerfile = &out, &out
+	l.context, l.dockerfile, l.origin = &out, &out, &origin{url: url}
 	return nil
 }
 
@@ -175,7 +176,7 @@ func (l *loader) readDockerfile(ctx context.Context) error {
 	base := path.Base(l.filename)
 	lower := path.Join(path.Dir(l.filename), strings.ToLower(dockerfileName))
 	var src output
-	if l.dockerfile != nil && l.local == dockerfileLocal {
+	if _, forced := l.opts.raw["dockerfilekey"]; l.dockerfile != nil && !forced {
 		src = *l.dockerfile
 	} else {
 		names := []string{l.filename, l.filename + ignoreName}
@@ -219,7 +220,7 @@ func readSmall(ctx context.Context, ref frontend.Ref, name string) ([]byte, erro
 	}
 	data, err := ref.ReadFile(ctx, name, 0, maxFile+1)
 	if err == nil && len(data) > maxFile {
-		err = fmt.Errorf("%s is larger than %d bytes", name, maxFile)
+		err = fmt.Errorf("%s exceeds maximum allowed size of %d bytes", name, maxFile)
 	}
 	return data, err
 }

@@ -195,9 +195,6 @@ func (t *transfer) check() error {
 			return errors.New("checksum requires HTTP(S) or Git sources")
 		}
 	}
-	if len(t.Sources)+len(t.Documents) > 1 && !strings.HasSuffix(t.Dest, "/") && t.Dest != "." && !strings.HasSuffix(t.Dest, "/.") && t.Dest != "" {
-		return fmt.Errorf("when using %s with more than one source file, the destination must be a directory and end with a /", t.keyword)
-	}
 	return nil
 }
 

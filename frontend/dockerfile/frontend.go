@@ -249,7 +249,7 @@ func (b *build) convert(ctx context.Context) (*Platform, error) {
 	if err := addGlobalArgs(&b.global, b.file.Global, b.args, b.lex); err != nil {
 		return nil, err
 	}
-	if err := b.takeEpoch(); err != nil {
+	if err := b.takeEpoch(ctx); err != nil {
 		return nil, err
 	}
 	target, err := b.plan()

@@ -2,6 +2,7 @@ package dockerfile
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/moby/buildkit/solver/pb"
@@ -112,6 +113,9 @@ func marshal(ctx context.Context, o output, p ocispec.Platform) (*pb.Definition,
 }
 
 func fromDefinition(def *pb.Definition) (output, error) {
+	if len(def.GetDef()) == 0 && len(def.GetMetadata()) == 0 {
+		return output{}, errors.New("invalid nil input definition to definition op")
+	}
 	o, err := llb.FromDefinition(def, llb.Limits{})
 	return ready(o), err
 }

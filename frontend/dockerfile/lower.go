@@ -46,11 +46,8 @@ func (b *build) begin(s *stage) error {
 		s.args = slices.Clone(p.args)
 		s.workdirSet = p.workdirSet
 	}
-	if s.platform.OS == "windows" {
-		return fmt.Errorf("not implemented: building for Windows")
-	}
 	conf := &s.image.Config
-	if !hasConfigEnv(conf.Env, "PATH") {
+	if s.platform.OS != windows && !hasConfigEnv(conf.Env, "PATH") {
 		conf.Env = append(conf.Env, "PATH="+defaultPath)
 	}
 	s.env.setAll(conf.Env)

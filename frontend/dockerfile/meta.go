@@ -134,7 +134,11 @@ func (s *stage) withShell(line instruction.CommandLine) []string {
 		return line.Args
 	}
 	shell := s.image.Config.Shell
-	if len(shell) == 0 {
+	switch {
+	case len(shell) > 0:
+	case s.platform.OS == windows:
+		shell = []string{"cmd", "/S", "/C"}
+	default:
 		shell = []string{"/bin/sh", "-c"}
 	}
 	return append(slices.Clone(shell), strings.Join(line.Args, " "))

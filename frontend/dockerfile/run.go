@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"strconv"
@@ -18,6 +19,9 @@ import (
 const pipes = "/dev/pipes/"
 
 func (b *build) run(s *stage, in *instruction.Run, from []*stage) error {
+	if s.platform.OS == windows {
+		return errors.New("not implemented: RUN for Windows")
+	}
 	s.read.add("/") // a command may read anything
 	e := &exec{ExecOptions: llb.ExecOptions{
 		Cwd: s.dir, User: s.user, Env: s.env.list(), Hostname: s.hostname,

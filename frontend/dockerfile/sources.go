@@ -21,6 +21,7 @@ func (o *options) gitSource(g *gitRef, m llb.Meta) output {
 		SkipSubmodules: g.submodules != nil && !*g.submodules,
 		MTime:          g.mtime,
 		FetchByCommit:  g.byCommit,
+		Advice:         o.gitAdvice,
 	}, m))
 }
 

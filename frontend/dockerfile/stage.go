@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -59,6 +60,7 @@ type step struct {
 	instruction.Instruction
 	from    []*stage
 	trigger bool
+	err     error // why it cannot be done, if its stage is needed
 }
 
 // A buildArg is a declared argument; value is nil if it has none.
@@ -101,6 +103,13 @@ func (b *build) plan() (target *stage, err error) {
 	if b.all {
 		for _, s := range b.stages {
 			b.need(s)
+		}
+	}
+	for _, s := range b.stages {
+		for _, st := range s.steps {
+			if s.needed && st.err != nil {
+				return nil, parser.WithLocation(st.err, st.At().Ranges)
+			}
 		}
 	}
 	return target, nil
@@ -237,7 +246,7 @@ func (b *build) link(s *stage, in instruction.Instruction) (*step, error) {
 	case *instruction.Copy:
 		if in.From != "" {
 			from, err := b.readable(s, in.From, in.Ranges)
-			if err != nil {
+			if err = st.postpone(err); err != nil {
 				return nil, err
 			}
 			st.from = []*stage{from}
@@ -247,7 +256,8 @@ func (b *build) link(s *stage, in instruction.Instruction) (*step, error) {
 			var from *stage
 			if name != "" {
 				var err error
-				if from, err = b.readable(s, name, in.Ranges); err != nil {
+				from, err = b.readable(s, name, in.Ranges)
+				if err = st.postpone(err); err != nil {
 					return nil, err
 				}
 			}
@@ -255,6 +265,26 @@ func (b *build) link(s *stage, in instruction.Instruction) (*step, error) {
 		}
 	}
 	return st, nil
+}
+
+// A laterError is about a stage that comes too late to be read from.
+type laterError struct {
+	name string
+	line int
+}
+
+func (e *laterError) Error() string {
+	return fmt.Sprintf("cannot copy from stage %q, it needs to be defined before current stage: it begins on line %d", e.name, e.line)
+}
+
+// postpone keeps the errors that matter only if the stage is needed.
+func (st *step) postpone(err error) error {
+	var later *laterError
+	if errors.As(err, &later) {
+		st.err = err
+		return nil
+	}
+	return err
 }
 
 // readable is what --from of an instruction of s means: a stage before s, or an image or
@@ -268,7 +298,7 @@ func (b *build) readable(s *stage, name string, at []parser.Range) (*stage, erro
 	}
 	for _, later := range b.stages[s.index+1:] {
 		if later.name != "" && strings.EqualFold(later.name, name) {
-			return nil, fmt.Errorf("stage %q needs to be defined before it is used: it begins on line %d", name, later.at[0].Start.Line)
+			return nil, &laterError{name, later.at[0].Start.Line}
 		}
 	}
 	if n, err := strconv.Atoi(name); err == nil {
@@ -278,7 +308,7 @@ func (b *build) readable(s *stage, name string, at []parser.Range) (*stage, erro
 		case n < 0 || n >= len(b.stages):
 			return nil, fmt.Errorf("invalid stage index %d", n)
 		}
-		return nil, fmt.Errorf("stage %d needs to be defined before it is used: it begins on line %d", n, b.stages[n].at[0].Start.Line)
+		return nil, &laterError{name, b.stages[n].at[0].Start.Line}
 	}
 	ext := &stage{index: -1, base: name, at: at, epoch: b.epoch, contextRead: pathSet{}, read: pathSet{}}
 	b.external = append(b.external, ext)
@@ -329,7 +359,7 @@ func (b *build) addTriggers() (more bool, err error) {
 				return false, err
 			}
 			st, err := b.link(s, in)
-			if err != nil {
+			if err = cmp.Or(err, st.err); err != nil {
 				return false, parser.WithLocation(err, s.at)
 			}
 			st.trigger = true
