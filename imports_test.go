@@ -18,7 +18,7 @@ var rows = [][]string{
 	{"solver", "llb", "session"},
 	{"internal/registry", "internal/registry/*"},
 	{"internal/snapshot"},
-	{"source/image", "source/local", "source/git", "source/http", "policy", "exporter", "cache/bolt", "worker/runc", "worker/runc/*", "worker/fileop", "frontend"},
+	{"source/image", "source/local", "source/git", "source/http", "policy", "exporter", "cache/bolt", "worker/runc", "worker/runc/*", "worker/fileop", "frontend", "history"},
 	{"exporter/*", "worker", "frontend/*", "frontend/dockerfile/*"},
 	{"daemon"},
 	{"cmd/dbuild", "cmd/dbuild/*"},

@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/frontend"
+	"github.com/dbuild/dbuild/history"
 	"github.com/dbuild/dbuild/internal/progress"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/llb"
@@ -35,6 +36,7 @@ type build struct {
 	blobs    *snapshot.Compression // nil: no layers are exported
 	policy   *policy.Policy        // of the request
 	pins     worker.Pins
+	entry    *history.Entry // nil: the build is not remembered
 
 	mu       sync.Mutex
 	vertices map[digest.Digest]origin // of every definition loaded, for errors

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -59,18 +60,9 @@ func (d *Daemon) find(ctx context.Context, id string) (*progress.Stream, error) 
 	defer timeout.Stop()
 	for {
 		d.mu.Lock()
-		var stream *progress.Stream
-		if b, ok := d.builds[id]; ok {
-			stream = b.stream
-		}
-		for _, e := range d.ended {
-			if e.id == id && d.builds[id] == nil {
-				stream = e.stream // the latest is the last
-			}
-		}
 		added := d.added
 		d.mu.Unlock()
-		if stream != nil {
+		if stream := d.known(id); stream != nil {
 			return stream, nil
 		}
 		select {
@@ -81,6 +73,21 @@ func (d *Daemon) find(ctx context.Context, id string) (*progress.Stream, error) 
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// known returns what a build that runs, or has just ended, shows; or nil.
+func (d *Daemon) known(id string) *progress.Stream {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if b, ok := d.builds[id]; ok {
+		return b.stream
+	}
+	for _, e := range slices.Backward(d.ended) {
+		if e.id == id {
+			return e.stream
+		}
+	}
+	return nil
 }
 
 // finished is what a build that has ended showed, kept a while for clients that ask late.

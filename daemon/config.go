@@ -73,9 +73,11 @@ type LogConfig struct {
 // certificate of it are served.
 type TLSConfig struct{ Cert, Key, CA string }
 
-// HistoryConfig bounds the records of builds. Nil MaxEntries is the default, 0 keeps none.
+// HistoryConfig bounds the records of builds: one goes when it is older than MaxAge and
+// there are MaxEntries newer ones. If only one of them is set, it alone decides; without
+// either it is 48 hours and 50. If MaxEntries is 0, no new builds are remembered.
 type HistoryConfig struct {
-	MaxAge     time.Duration // 0 is the default
+	MaxAge     time.Duration
 	MaxEntries *int64
 }
 

@@ -46,6 +46,9 @@ func (c *control) Status(req *controlapi.StatusRequest, srv controlapi.Control_S
 		return err
 	}
 	ctx := srv.Context()
+	if done, err := c.replay(req.GetRef(), srv); done {
+		return err
+	}
 	stream, err := c.d.find(ctx, req.GetRef())
 	if err != nil {
 		return err
@@ -143,24 +146,6 @@ func (c *control) Prune(req *controlapi.PruneRequest, srv controlapi.Control_Pru
 	return errors.Join(err, sendErr)
 }
 
-// ListenBuildHistory has no history to tell yet: it ends at once if that is all the
-// client wants, or when the client leaves.
-func (c *control) ListenBuildHistory(req *controlapi.BuildHistoryRequest, srv controlapi.Control_ListenBuildHistoryServer) error {
-	if err := sendTime(srv); err != nil || req.GetEarlyExit() {
-		return err
-	}
-	<-srv.Context().Done()
-	return context.Cause(srv.Context())
-}
-
-// UpdateBuildHistory accepts that there is nothing to finalize.
-func (c *control) UpdateBuildHistory(_ context.Context, req *controlapi.UpdateBuildHistoryRequest) (*controlapi.UpdateBuildHistoryResponse, error) {
-	if req.GetFinalize() {
-		return &controlapi.UpdateBuildHistoryResponse{}, nil
-	}
-	return nil, status.Error(codes.Unimplemented, "not implemented: build history")
-}
-
 // A request is a SolveRequest with its deprecated fields translated.
 type request struct {
 	id           string
@@ -179,6 +164,7 @@ type request struct {
 	// compatibility is the version of BuildKit's behaviour that the client wants; 0 is the
 	// newest.
 	compatibility int64
+	internal      bool // for the client's own purposes
 }
 
 func newRequest(req *controlapi.SolveRequest) (*request, error) {
@@ -186,7 +172,7 @@ func newRequest(req *controlapi.SolveRequest) (*request, error) {
 		id: req.GetRef(), session: req.GetSession(), frontend: req.GetFrontend(), attrs: maps.Clone(req.GetFrontendAttrs()),
 		definition: req.GetDefinition(), inputs: req.GetFrontendInputs(), exporters: req.GetExporters(),
 		imports: req.GetCache().GetImports(), exports: req.GetCache().GetExports(), entitlements: req.GetEntitlements(),
-		policy: req.GetSourcePolicy(), policySession: req.GetSourcePolicySession(), compatibility: req.GetCompatibilityVersion(),
+		policy: req.GetSourcePolicy(), policySession: req.GetSourcePolicySession(), compatibility: req.GetCompatibilityVersion(), internal: req.GetInternal(),
 	}
 	if r.id == "" {
 		return nil, status.Error(codes.InvalidArgument, "the build has no ref: set Ref to a unique id")

@@ -19,6 +19,7 @@ import (
 	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/frontend/dockerfile"
 	"github.com/dbuild/dbuild/frontend/gateway"
+	"github.com/dbuild/dbuild/history"
 	"github.com/dbuild/dbuild/internal/registry"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/session"
@@ -54,6 +55,8 @@ type Daemon struct {
 	solver    *solver.Solver
 	frontends map[string]frontend.Frontend
 	gateway   *gateway.Forwarder
+	history   *history.Journal
+	tracing   *tracing // nil: there is no collector
 
 	mu     sync.Mutex
 	builds map[string]*build
@@ -90,6 +93,12 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 	}
 	d.cache, err = bolt.New(d.store, worker.NewRef)
 	if err != nil {
+		return nil, err
+	}
+	if d.tracing, err = newTracing(ctx); err != nil {
+		return nil, err
+	}
+	if err = d.openHistory(); err != nil {
 		return nil, err
 	}
 	d.executor, err = runc.New(runc.Config{Root: filepath.Join(cfg.Root, "executor"), Runtime: cfg.OCIRuntime, Network: cfg.Network})
@@ -137,6 +146,12 @@ func (d *Daemon) Close() error {
 	var err error
 	if d.executor != nil {
 		err = d.executor.Close()
+	}
+	if d.history != nil {
+		d.history.Close()
+	}
+	if e := d.tracing.close(); e != nil {
+		d.log.Warn("some spans did not reach the collector", "err", e)
 	}
 	if d.store != nil {
 		if e := d.store.Close(); err == nil {

@@ -11,11 +11,13 @@ import (
 	"runtime/debug"
 	"time"
 
+	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	containerdlog "github.com/containerd/log"
 	sddaemon "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/dbuild/dbuild/session"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -80,6 +82,8 @@ func (d *Daemon) serve(ctx context.Context, listeners []net.Listener) error {
 	controlapi.RegisterControlServer(srv, &control{d: d})
 	gwpb.RegisterLLBBridgeServer(srv, d.gateway)
 	healthpb.RegisterHealthServer(srv, health.NewServer())
+	contentapi.RegisterContentServer(srv, d.contentService())
+	collectorpb.RegisterTraceServiceServer(srv, traceService{tracing: d.tracing})
 
 	g, ctx := errgroup.WithContext(ctx)
 	for _, l := range listeners {

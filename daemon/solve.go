@@ -20,7 +20,7 @@ import (
 
 // Build runs one request from its frontend to its exports and returns what the
 // exporters answered.
-func (d *Daemon) Build(ctx context.Context, r *request) (_ map[string]string, err error) {
+func (d *Daemon) Build(ctx context.Context, r *request) (resp map[string]string, err error) {
 	started := time.Now()
 	b := d.newBuild(r)
 	// Clients call Status and the gateway while Solve is still on its way, so the build
@@ -29,6 +29,7 @@ func (d *Daemon) Build(ctx context.Context, r *request) (_ map[string]string, er
 		b.close()
 		return nil, err
 	}
+	b.remember(ctx, r)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	d.executor.Warm()
@@ -36,6 +37,7 @@ func (d *Daemon) Build(ctx context.Context, r *request) (_ map[string]string, er
 		stats := b.job.Stats()
 		b.close()
 		d.remove(b)
+		b.recall(resp, err)
 		d.log.Info("build done", "build", b.id, "took", time.Since(started).Round(time.Millisecond),
 			"steps", stats.Vertices, "hits", stats.Hits, "ran", stats.Runs, "err", err)
 	}()
@@ -59,7 +61,7 @@ func (d *Daemon) Build(ctx context.Context, r *request) (_ map[string]string, er
 	if err != nil {
 		return nil, canceled(ctx, err)
 	}
-	resp, err := b.deliver(ctx, exporters, res)
+	resp, err = b.deliver(ctx, exporters, res)
 	if err != nil {
 		return nil, canceled(ctx, err)
 	}
@@ -202,8 +204,8 @@ func (b *build) export(ctx context.Context, exporters []exporter.Exporter, res *
 	if src.Platforms, err = b.platforms(ctx, res); err != nil {
 		return nil, err
 	}
-	for _, x := range exporters {
-		resp, err := b.exportTo(ctx, x, src)
+	for i, x := range exporters {
+		resp, err := b.exportTo(ctx, i, x, src)
 		if err != nil {
 			return nil, err
 		}
@@ -212,10 +214,11 @@ func (b *build) export(ctx context.Context, exporters []exporter.Exporter, res *
 	return out, nil
 }
 
-func (b *build) exportTo(ctx context.Context, x exporter.Exporter, src exporter.Source) (_ map[string]string, err error) {
+func (b *build) exportTo(ctx context.Context, i int, x exporter.Exporter, src exporter.Source) (_ map[string]string, err error) {
 	log, done := b.step("export:"+x.Name(), x.Name())
 	defer func() { done(err) }()
-	return x.Export(ctx, src, exporter.Access{Group: b.group(), SessionIDs: b.sessions, Log: log})
+	made := func(img *exporter.Image) { b.entry.Result(i, img.Descriptor(), img.Documents()) }
+	return x.Export(ctx, src, exporter.Access{Group: b.group(), SessionIDs: b.sessions, Log: log, Made: made})
 }
 
 // platforms pairs each ref of a multi-platform result with its platform, in the order

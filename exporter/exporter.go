@@ -27,6 +27,7 @@ type Access struct {
 	Group      bksession.Group // whose credentials may be used
 	SessionIDs []string        // the client's sessions; files go to the first that takes them
 	Log        *progress.Log   // may be nil
+	Made       func(*Image)    // told of an image when it has been exported; may be nil
 }
 
 // A Source is a result: one Ref, or one for each of several platforms. A nil Ref is an

@@ -12,6 +12,13 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+// Report tells whoever wants to know that img has been exported.
+func (a Access) Report(img *Image) {
+	if a.Made != nil {
+		a.Made(img)
+	}
+}
+
 // Response tells a client about an image. Its descriptor carries the time of creation,
 // if there is one, as an annotation.
 func (img *Image) Response() (map[string]string, error) {

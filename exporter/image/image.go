@@ -121,6 +121,7 @@ func (e *Exporter) Export(ctx context.Context, src exporter.Source, a exporter.A
 	if err != nil {
 		return nil, err
 	}
+	a.Report(img)
 	if list := e.respName(src, img); list != "" {
 		resp[exporter.RespName] = list
 	}

@@ -78,6 +78,7 @@ func (e *Exporter) Export(ctx context.Context, src exporter.Source, a exporter.A
 		if err := e.sendContent(ctx, a, img); err != nil {
 			return nil, fmt.Errorf("send image to the client: %w", err)
 		}
+		a.Report(img)
 		return resp, nil
 	}
 	opts := []archive.ExportOpt{archive.WithManifest(img.Descriptor(), names...), archive.WithAllPlatforms()}
@@ -92,5 +93,6 @@ func (e *Exporter) Export(ctx context.Context, src exporter.Source, a exporter.A
 		return nil, fmt.Errorf("send image to the client: %w", err)
 	}
 	line.Done()
+	a.Report(img)
 	return resp, nil
 }
