@@ -15,8 +15,8 @@ const module = "github.com/dbuild/dbuild/"
 // own, unless also says so. docs/architecture.md draws it.
 var rows = [][]string{
 	{"internal/flight", "internal/progress", "internal/treehash"},
-	{"solver", "llb", "session"},
-	{"internal/registry", "internal/registry/*"},
+	{"solver", "llb", "session", "attest"},
+	{"internal/registry", "internal/registry/*", "attest/provenance"},
 	{"internal/snapshot"},
 	{"source/image", "source/local", "source/git", "source/http", "policy", "exporter", "cache/bolt", "worker/runc", "worker/runc/*", "worker/fileop", "frontend", "history"},
 	{"exporter/*", "worker", "frontend/*", "frontend/dockerfile/*"},
