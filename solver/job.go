@@ -179,6 +179,22 @@ func (j *Job) Forget(ref Ref) {
 	}
 }
 
+// Pin returns what v's op pinned (Spec.Pin), if the job has loaded v and that is known. It
+// may have been released.
+func (j *Job) Pin(v *Vertex) (pin any, ok bool) {
+	j.s.mu.Lock()
+	defer j.s.mu.Unlock()
+	c := j.loaded[v]
+	if c == nil {
+		return nil, false
+	}
+	p, ok := c.spec.val.(*pinned)
+	if !ok {
+		return nil, false
+	}
+	return p.Pin, true
+}
+
 // Stats counts what became of the job's vertices so far.
 func (j *Job) Stats() JobStats {
 	j.s.mu.Lock()

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/dbuild/dbuild/attest"
+	"github.com/dbuild/dbuild/attest/provenance"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/source/image"
@@ -20,6 +22,7 @@ type pinned struct {
 	id    solver.ID
 	fetch func(context.Context, solver.Demand) (solver.Ref, error)
 	done  func() // ends what the pin holds; nil if nothing
+	used  provenance.Used
 }
 
 // Release is called by the solver when nothing can ask for the source any more.
@@ -88,7 +91,7 @@ func (w *Worker) imageOp(name string, attrs map[string]string, p *ocispec.Platfo
 		if err != nil {
 			return nil, err
 		}
-		return w.pinImage(r, limit), nil
+		return w.pinImage(r, limit, attest.TypeDocker), nil
 	}}, nil
 }
 
@@ -106,7 +109,7 @@ func (w *Worker) layoutOp(name string, attrs map[string]string, p *ocispec.Platf
 		if err != nil {
 			return nil, err
 		}
-		return w.pinImage(r, limit), nil
+		return w.pinImage(r, limit, attest.TypeOCI), nil
 	}}, nil
 }
 
@@ -123,7 +126,7 @@ func layerLimit(v string) (int, error) {
 }
 
 // pinImage keys an image by its layers: two names for the same layers are the same.
-func (w *Worker) pinImage(r *image.Resolved, limit int) *pinned {
+func (w *Worker) pinImage(r *image.Resolved, limit int, kind string) *pinned {
 	if limit >= 0 && limit < len(r.Layers) {
 		c := *r // others use r, too
 		c.Layers = r.Layers[:limit]
@@ -134,7 +137,8 @@ func (w *Worker) pinImage(r *image.Resolved, limit int) *pinned {
 		ids = append(ids, []byte(d))
 	}
 	return &pinned{
-		id: hash("image", ids...),
+		id:   hash("image", ids...),
+		used: imageUsed(r, kind),
 		fetch: func(ctx context.Context, d solver.Demand) (solver.Ref, error) {
 			if len(r.Layers) == 0 {
 				return NewRef(nil), nil
@@ -178,6 +182,7 @@ func (w *Worker) localOp(name string, attrs map[string]string) (solver.Op, error
 		return &pinned{
 			id:   hash("local", []byte(tree.Digest())),
 			done: tree.Release,
+			used: provenance.Used{Locals: []string{name}},
 			fetch: func(context.Context, solver.Demand) (solver.Ref, error) {
 				return &TreeRef{tree.Retain(), req.Exclude, all}, nil
 			},

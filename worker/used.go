@@ -1,0 +1,75 @@
+package worker
+
+import (
+	"github.com/dbuild/dbuild/attest"
+	"github.com/dbuild/dbuild/attest/provenance"
+	"github.com/dbuild/dbuild/solver"
+	"github.com/dbuild/dbuild/source/git"
+	"github.com/dbuild/dbuild/source/http"
+	"github.com/dbuild/dbuild/source/image"
+	digest "github.com/opencontainers/go-digest"
+)
+
+// Used returns what the sources that e is made from were for a job, by the digest of their
+// operation. Sources the job has not looked at are not there.
+func Used(j *solver.Job, e solver.Edge) map[digest.Digest]provenance.Used {
+	out := map[digest.Digest]provenance.Used{}
+	seen := map[*solver.Vertex]bool{}
+	for todo := []*solver.Vertex{e.Vertex}; len(todo) > 0; {
+		v := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if v == nil || seen[v] {
+			continue
+		}
+		seen[v] = true
+		for _, in := range v.Inputs {
+			todo = append(todo, in.Vertex)
+		}
+		if len(v.Inputs) > 0 {
+			continue
+		}
+		if pin, ok := j.Pin(v); ok {
+			if p, ok := pin.(*pinned); ok {
+				out[v.Show.Digest] = p.used
+			}
+		}
+	}
+	return out
+}
+
+func imageUsed(r *image.Resolved, kind string) provenance.Used {
+	m := provenance.Material{Kind: provenance.Image, Name: r.Name, Digest: digests(r.Digest)}
+	platform := r.Platform
+	var err error
+	if m.URI, err = attest.ImageURL(kind, r.Name, &platform); err != nil {
+		m.URI = r.Name // it was parsed before
+	}
+	for _, l := range r.Layers {
+		m.Layers = append(m.Layers, l.Blob)
+	}
+	return provenance.Used{Materials: []provenance.Material{m}}
+}
+
+func httpUsed(url string, p *http.Pin) provenance.Used {
+	return provenance.Used{Materials: []provenance.Material{{
+		Kind: provenance.HTTP, Name: url, URI: url, Digest: digests(p.Digest),
+	}}}
+}
+
+func gitUsed(r git.Request, p *git.Pin) provenance.Used {
+	uri := r.Remote
+	if r.Ref != "" {
+		uri += "#" + r.Ref
+	}
+	algorithm := "sha1"
+	if len(p.Commit) == 64 {
+		algorithm = "sha256"
+	}
+	return provenance.Used{Materials: []provenance.Material{{
+		Kind: provenance.Git, Name: uri, URI: uri, Digest: map[string]string{algorithm: p.Commit},
+	}}}
+}
+
+func digests(d digest.Digest) map[string]string {
+	return map[string]string{d.Algorithm().String(): d.Encoded()}
+}
