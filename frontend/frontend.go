@@ -36,6 +36,9 @@ type Result struct {
 	Ref      Ref
 	Refs     map[string]Ref
 	Metadata map[string][]byte
+	// Attestations are about the parts of the result, by platform id, also if there is
+	// only one.
+	Attestations map[string][]Attestation
 }
 
 // A Ref is a result seen through the bridge. It is lazy: nothing is built until it is

@@ -17,6 +17,7 @@ func frontendCaps() []*capspb.APICap {
 		gwpb.CapProtoRefArray, gwpb.CapReferenceOutput, gwpb.CapFrontendInputs, gwpb.CapGatewaySolveMetadata,
 		gwpb.CapFrontendCaps, gwpb.CapGatewayEvaluateSolve, gwpb.CapGatewayEvaluate, gwpb.CapGatewayWarnings,
 		gwpb.CapSourceMetaResolver, gwpb.CapSourceMetaResolverImageAttestations, gwpb.CapSourceMetaResolverHTTPChecksumRequest,
+		gwpb.CapAttestations,
 	)
 }
 
@@ -40,7 +41,7 @@ func llbCaps() []*capspb.APICap {
 		pb.CapConstraints, pb.CapPlatform, pb.CapMetaIgnoreCache, pb.CapMetaDescription, pb.CapMetaExportCache,
 		pb.CapMergeOp, pb.CapDiffOp,
 		pb.CapAnnotations, pb.CapSourceDateEpoch, pb.CapMultipleExporters, pb.CapGCFreeSpaceFilter,
-		pb.CapSourcePolicy, pb.CapSourcePolicySession,
+		pb.CapSourcePolicy, pb.CapSourcePolicySession, pb.CapAttestations,
 	)
 }
 

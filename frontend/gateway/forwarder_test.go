@@ -370,8 +370,10 @@ func TestReturnedResults(t *testing.T) {
 			return &gwpb.Result{Result: &gwpb.Result_Refs{Refs: &gwpb.RefMap{Refs: map[string]*gwpb.Ref{"x": {Id: a}, "y": {Id: "q"}}}}}
 		}, err: "no such result q"},
 		"attestations": {in: func(a, _ string) *gwpb.Result {
-			return &gwpb.Result{Result: &gwpb.Result_Ref{Ref: &gwpb.Ref{Id: a}}, Attestations: map[string]*gwpb.Attestations{"": nil}}
-		}, err: "not implemented: attestations"},
+			return &gwpb.Result{Result: &gwpb.Result_Ref{Ref: &gwpb.Ref{Id: a}}, Attestations: map[string]*gwpb.Attestations{"p": nil, "q": {
+				Attestation: []*gwpb.Attestation{nil},
+			}}}
+		}, err: "attestation 0 of q: it has no predicate type"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, ctx, out := start(t, gateway.Build{})

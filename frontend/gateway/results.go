@@ -60,7 +60,7 @@ func (v *service) Solve(ctx context.Context, req *gwpb.SolveRequest) (*gwpb.Solv
 
 // giveAll makes a result known to the client, in the form that it understands.
 func (s *serving) giveAll(res *frontend.Result, array bool) *gwpb.Result {
-	out := &gwpb.Result{Metadata: res.Metadata}
+	out := &gwpb.Result{Metadata: res.Metadata, Attestations: giveAttestations(res.Attestations, s.give)}
 	switch {
 	case res.Refs != nil && array:
 		m := &gwpb.RefMap{Refs: map[string]*gwpb.Ref{}}
@@ -112,7 +112,7 @@ func (s *serving) returnInline(attrs []byte, res *frontend.Result) error {
 	maps.Copy(md, res.Metadata)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.final = &frontend.Result{Ref: res.Ref, Refs: res.Refs, Metadata: md}
+	s.final = &frontend.Result{Ref: res.Ref, Refs: res.Refs, Metadata: md, Attestations: res.Attestations}
 	return nil
 }
 
@@ -146,9 +146,6 @@ func (s *serving) result(r *gwpb.Result) (*frontend.Result, error) {
 	if out.Metadata == nil {
 		out.Metadata = map[string][]byte{}
 	}
-	if len(r.GetAttestations()) > 0 {
-		return nil, cerrdefs.ErrNotImplemented.WithMessage("not implemented: attestations")
-	}
 	ids := map[string]string{}
 	single := ""
 	switch x := r.GetResult().(type) {
@@ -174,6 +171,9 @@ func (s *serving) result(r *gwpb.Result) (*frontend.Result, error) {
 		if out.Refs[k], err = s.ref(id); err != nil {
 			return nil, err
 		}
+	}
+	if out.Attestations, err = takeAttestations(r.GetAttestations(), s.ref); err != nil {
+		return nil, err
 	}
 	return out, nil
 }
