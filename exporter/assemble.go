@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/labels"
+	"github.com/dbuild/dbuild/attest"
 	"github.com/dbuild/dbuild/internal/progress"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	digest "github.com/opencontainers/go-digest"
@@ -28,6 +30,9 @@ type ImageOptions struct {
 	PreferNondistrib  bool // keep "may not be distributed" on layers that say so
 	Annotations       Annotations
 	MetadataOverrides map[string][]byte // of the result, by the client
+	AttestInline      bool              // attestations that are inline-only are reason enough for an index
+	Artifact          bool              // attestations are OCI artifacts, not images
+	Names             []string          // that the image gets; attestations are about them
 }
 
 // ImageOptionsFrom takes the options that all exporters of images share.
@@ -55,11 +60,17 @@ func ImageOptionsFrom(a *Attrs) ImageOptions {
 	}) {
 		o.MetadataOverrides[k] = []byte(v)
 	}
-	// About attestations, of which there are none yet, and from clients of old.
-	if a.Bool("oci-artifact", false) && !o.OCI {
-		a.refuse(`"oci-artifact=true" conflicts with "oci-mediatypes=false"`)
+	if _, asked := a.left["oci-artifact"]; asked {
+		if o.Artifact = a.Bool("oci-artifact", true); o.Artifact && !o.OCI {
+			a.refuse(`"oci-artifact=true" conflicts with "oci-mediatypes=false"`)
+		}
+	} else {
+		o.Artifact = true
 	}
-	a.Ignore("attestation-inline", "buildinfo", "buildinfo-attrs")
+	// The image store has room for an index; those who take a file mostly want one image.
+	o.AttestInline = a.Bool("attestation-inline", a.kind == "image")
+	a.Ignore("buildinfo", "buildinfo-attrs") // from clients of old
+	a.Prefixed(attest.IsOption)              // belongs to the frontend's options, where it is heeded
 	return o
 }
 
@@ -67,9 +78,14 @@ func ImageOptionsFrom(a *Attrs) ImageOptions {
 type Image struct {
 	Top       ocispec.Descriptor // what a name should point to: an index, or the manifest
 	Manifests []Manifest         // in the order of platforms
-	Index     []byte             // if there are several
-	Created   *time.Time         // of the last config, or the epoch
+	// Attestations are manifests with statements about Manifests.
+	Attestations []Manifest
+	Index        []byte     // if there are several manifests
+	Created      *time.Time // of the last config, or the epoch
 }
+
+// All returns all manifests.
+func (img *Image) All() []Manifest { return slices.Concat(img.Manifests, img.Attestations) }
 
 // A Manifest is an image for one platform.
 type Manifest struct {
@@ -79,14 +95,19 @@ type Manifest struct {
 	// ConfigData is what Config names.
 	ConfigData []byte
 	Layers     []snapshot.Blob // with media types as in the manifest
+
+	statements [][]byte // what Layers are, if that is attestations
 }
 
-// Documents returns every config, manifest and index by digest.
+// Documents returns every config, manifest, index and attestation by digest.
 func (img *Image) Documents() map[digest.Digest][]byte {
 	out := map[digest.Digest][]byte{}
-	for _, m := range img.Manifests {
+	for _, m := range img.All() {
 		out[m.Desc.Digest] = m.Data
 		out[m.Config.Digest] = m.ConfigData
+		for i, b := range m.statements {
+			out[m.Layers[i].Digest] = b
+		}
 	}
 	if img.Index != nil {
 		out[img.Top.Digest] = img.Index
@@ -98,7 +119,7 @@ func (img *Image) Documents() map[digest.Digest][]byte {
 func (img *Image) Layers() []snapshot.Blob {
 	seen := map[digest.Digest]bool{}
 	var out []snapshot.Blob
-	for _, m := range img.Manifests {
+	for _, m := range img.All() {
 		for _, l := range m.Layers {
 			if !seen[l.Digest] {
 				seen[l.Digest] = true
@@ -127,7 +148,11 @@ func Assemble(ctx context.Context, src Source, a Access, o ImageOptions) (*Image
 	if o.Annotations, err = o.Annotations.With(src.Metadata); err != nil {
 		return nil, err
 	}
-	if err := o.Annotations.check(parts, src.Multi(), o.OCI); err != nil {
+	multi := src.Multi() || o.Attested(src)
+	if multi && len(src.Attestations) > 0 {
+		o.OCI, o.Compression.DockerMediaTypes = true, false // Docker's types have no room for them
+	}
+	if err := o.Annotations.check(parts, multi, o.OCI); err != nil {
 		return nil, err
 	}
 	ins := make([]partInput, len(parts))
@@ -143,7 +168,11 @@ func Assemble(ctx context.Context, src Source, a Access, o ImageOptions) (*Image
 				return nil, err
 			}
 		}
-		if p.Ref == nil {
+		var attestations []Attestation
+		if multi {
+			attestations = src.Attestations[p.ID]
+		}
+		if p.Ref == nil && len(attestations) == 0 {
 			continue
 		}
 		c := o.Compression
@@ -152,7 +181,12 @@ func Assemble(ctx context.Context, src Source, a Access, o ImageOptions) (*Image
 		}
 		eg.Go(func() error {
 			var err error
-			in.layers, err = p.Ref.Blobs(gctx, snapshot.Access{Group: a.Group, Log: a.Log}, c)
+			if p.Ref != nil {
+				in.layers, err = p.Ref.Blobs(gctx, snapshot.Access{Group: a.Group, Log: a.Log}, c)
+			}
+			if err == nil {
+				in.attested, err = attestAll(gctx, attestations, in.layers)
+			}
 			return err
 		})
 	}
@@ -160,13 +194,14 @@ func Assemble(ctx context.Context, src Source, a Access, o ImageOptions) (*Image
 		return nil, err
 	}
 	line.Done()
-	return assemble(ins, src.Multi(), a.Log, o)
+	return assemble(ins, multi, a.Log, o)
 }
 
 // A partInput is what goes into the image of one platform.
 type partInput struct {
 	Platform
 	configInput
+	attested []attested
 }
 
 // assemble writes the documents: a pure function of what it is given.
@@ -200,6 +235,18 @@ func assemble(ins []partInput, multi bool, log *progress.Log, o ImageOptions) (*
 	if !multi {
 		img.Top = img.Manifests[0].Desc
 		return img, nil
+	}
+	for i, in := range ins {
+		if len(in.attested) == 0 {
+			continue
+		}
+		m, err := in.attestation(img.Manifests[i].Desc, o)
+		if err != nil {
+			return nil, err
+		}
+		img.Attestations = append(img.Attestations, *m)
+		index.Manifests = append(index.Manifests, m.Desc)
+		log.Track("exporting attestation manifest " + m.Desc.Digest.String()).Done()
 	}
 	b, err := json.MarshalIndent(index, "", "  ")
 	if err != nil {

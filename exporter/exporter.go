@@ -36,6 +36,8 @@ type Source struct {
 	Ref       *snapshot.Ref
 	Platforms []Platform        // in the order the frontend gave; nil for a single Ref
 	Metadata  map[string][]byte // see the Key constants
+	// Attestations are about the parts of the result, by platform id.
+	Attestations map[string][]Attestation
 }
 
 // A Platform is one part of a multi-platform result.

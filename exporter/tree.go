@@ -25,23 +25,25 @@ type TreeOptions struct {
 	Src      string     // what part of the filesystem; "" is all
 	Epoch    *time.Time // modification time of every file
 	EpochSet bool       // Epoch overrides the frontend
+	// AttestationPrefix begins the names of files with attestations.
+	AttestationPrefix string
 }
 
 // TreeOptionsFrom takes the options of exporters of files.
 func TreeOptionsFrom(a *Attrs) TreeOptions {
-	o := TreeOptions{Src: a.String("src")}
+	o := TreeOptions{Src: a.String("src"), AttestationPrefix: a.String("attestation-prefix")}
 	o.Epoch, o.EpochSet = a.Epoch()
 	if _, ok := a.left["platform-split"]; ok {
 		b := a.Bool("platform-split", true)
 		o.Split = &b
 	}
-	// What the client does with the files, and attestations, of which there are none yet.
+	// What the client does with the files.
 	switch mode := a.String("mode"); mode {
 	case "", "copy", "delete":
 	default:
 		a.refuse("mode=%s is neither copy nor delete", mode)
 	}
-	a.Ignore("attestation-prefix", "dest")
+	a.Ignore("dest")
 	return o
 }
 
@@ -87,6 +89,20 @@ func OpenTree(ctx context.Context, src Source, a Access, o TreeOptions) (tree fs
 			if files, err = openDir(m.Root, o.Src, epoch); err != nil {
 				return nil, nil, err
 			}
+		}
+		rename := func(name string) string {
+			if name = o.AttestationPrefix + name; !split && len(parts) > 1 {
+				name = withPlatform(name, p.ID)
+			}
+			return name
+		}
+		if list := src.Attestations[p.ID]; len(list) > 0 {
+			with, err := attach(ctx, files, list, rename)
+			if err != nil {
+				return nil, nil, err
+			}
+			with.time = epoch
+			files = with
 		}
 		st := &types.Stat{Path: DirOf(p.ID), Mode: uint32(os.ModeDir | 0o755)}
 		if epoch != nil {

@@ -93,7 +93,9 @@ func (e *Exporter) Export(ctx context.Context, src exporter.Source, a exporter.A
 	if err != nil {
 		return nil, err
 	}
-	img, err := exporter.Assemble(ctx, src, a, e.opts)
+	opts := e.opts
+	opts.Names = names
+	img, err := exporter.Assemble(ctx, src, a, opts)
 	if err != nil {
 		return nil, err
 	}

@@ -56,7 +56,7 @@ func (e *Exporter) pushBlobs(ctx context.Context, img *exporter.Image, ref strin
 			Open: func(ctx context.Context) (io.ReadCloser, error) { return l.Open(ctx, a.Group) },
 		})
 	}
-	for _, m := range img.Manifests {
+	for _, m := range img.All() {
 		blobs = append(blobs, registry.Blob{Desc: m.Config, From: also, Open: func(context.Context) (io.ReadCloser, error) {
 			return io.NopCloser(bytes.NewReader(m.ConfigData)), nil
 		}})
@@ -105,7 +105,7 @@ func (e *Exporter) pushManifests(ctx context.Context, img *exporter.Image, ref s
 		data = img.Index
 		eg, gctx := errgroup.WithContext(ctx)
 		eg.SetLimit(4)
-		for _, m := range img.Manifests {
+		for _, m := range img.All() {
 			eg.Go(func() error {
 				return e.cfg.Registry.PushManifestTo(gctx, a.Group, at(m.Desc), m.Desc, m.Data)
 			})

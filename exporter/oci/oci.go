@@ -56,14 +56,16 @@ func (e *Exporter) Name() string { return "exporting to " + string(e.kind) + " i
 
 // Export sends the image. Its layers are read once and not stored.
 func (e *Exporter) Export(ctx context.Context, src exporter.Source, a exporter.Access) (map[string]string, error) {
-	if e.kind == Docker && src.Multi() {
+	if e.kind == Docker && (src.Multi() || e.opts.Attested(src)) {
 		return nil, errors.New("docker exporter does not currently support exporting manifest lists")
 	}
 	names, err := src.Names(e.names)
 	if err != nil {
 		return nil, err
 	}
-	img, err := exporter.Assemble(ctx, src, a, e.opts)
+	want := e.opts
+	want.Names = names
+	img, err := exporter.Assemble(ctx, src, a, want)
 	if err != nil {
 		return nil, err
 	}

@@ -117,7 +117,7 @@ func (e *Exporter) sendContent(ctx context.Context, a exporter.Access, img *expo
 	for _, l := range img.Layers() {
 		order = append(order, l.Descriptor)
 	}
-	for _, m := range img.Manifests {
+	for _, m := range img.All() {
 		order = append(order, m.Config, m.Desc)
 	}
 	if img.Index != nil {
