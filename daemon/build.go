@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/dbuild/dbuild/attest"
+	"github.com/dbuild/dbuild/attest/provenance"
 	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/history"
 	"github.com/dbuild/dbuild/internal/progress"
@@ -38,10 +41,18 @@ type build struct {
 	pins     worker.Pins
 	entry    *history.Entry // nil: the build is not remembered
 
+	started       time.Time
+	attests       attest.Options // what the client wants to have said about the result
+	compatibility int            // version of behaviour that the client wants; 0 is the newest
+	direct        bool           // the client asked for a frontend, and nothing else
+	root          *question      // what the client asked
+
 	mu       sync.Mutex
 	vertices map[digest.Digest]origin // of every definition loaded, for errors
 	refs     []solver.Ref             // held until the build ends
 	warned   map[string]bool
+	answer   *question // of a frontend, the last
+	answers  map[answerID]*provenance.Request
 }
 
 // origin is where an operation comes from.
@@ -61,17 +72,23 @@ func (d *Daemon) newBuild(r *request) *build {
 		vertices: map[digest.Digest]origin{},
 		warned:   map[string]bool{},
 		load:     worker.LoadOptions{Scope: r.session},
+		answers:  map[answerID]*provenance.Request{},
+		started:  time.Now(), direct: r.frontend != "", compatibility: int(r.compatibility),
 	}
 	if r.session != "" {
 		b.sessions = []string{r.session}
 	}
 	b.job = d.solver.NewJob(r.id, solver.JobOptions{Stream: b.stream, Value: b})
+	b.root = b.ask("", r.attrs, r.inputs)
 	return b
 }
 
 // permit grants the build what it asks for, or says why not. What would change the result
 // and is not known here is refused, not ignored.
-func (b *build) permit(r *request) error {
+func (b *build) permit(r *request) (err error) {
+	if b.attests, err = attest.Parse(r.attrs); err != nil {
+		return err
+	}
 	for _, e := range r.entitlements {
 		if !slices.Contains(b.d.cfg.Entitlements, e) {
 			return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s is not allowed by this daemon: start it with --allow %s", e, e))
@@ -169,7 +186,7 @@ func (b *build) solveUnder(ctx context.Context, p *policy.Policy, def *pb.Defini
 	if err != nil {
 		return nil, b.locate(err)
 	}
-	return &ref{b: b, def: def, edge: edge, empty: !ok}, nil
+	return &ref{b: b, def: def, graph: g, edge: edge, empty: !ok}, nil
 }
 
 // ResolveImage implements frontend.Bridge.

@@ -37,6 +37,12 @@ import (
 // Package is how a dbuild daemon names itself to clients.
 const Package = "github.com/dbuild/dbuild"
 
+// Names of frontends.
+const (
+	dockerfileFrontend = "dockerfile.v0" // our own
+	gatewayFrontend    = "gateway.v0"    // those that are images
+)
+
 // Version is set when the program is linked.
 var Version = "0.0.0+unknown"
 
@@ -57,6 +63,8 @@ type Daemon struct {
 	gateway   *gateway.Forwarder
 	history   *history.Journal
 	tracing   *tracing // nil: there is no collector
+
+	provenanceEnv map[string]any // what the operator wants to have in provenance; read-only
 
 	mu     sync.Mutex
 	builds map[string]*build
@@ -79,6 +87,9 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 			d.Close()
 		}
 	}()
+	if d.provenanceEnv, err = readProvenanceEnv(cfg.ProvenanceEnvDir); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(cfg.Root, 0o700); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
@@ -136,7 +147,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 	}
 	maps.Copy(d.labels, cfg.Labels)
 	d.solver = solver.New(solver.Config{Cache: d.cache})
-	d.frontends = map[string]frontend.Frontend{"dockerfile.v0": dockerfile.New()}
+	d.frontends = map[string]frontend.Frontend{dockerfileFrontend: dockerfile.New()}
 	d.gateway = gateway.NewForwarder()
 	return d, nil
 }
@@ -172,7 +183,7 @@ func nativePlatforms() []ocispec.Platform {
 }
 
 func buildkitVersion() *apitypes.BuildkitVersion {
-	v := &apitypes.BuildkitVersion{Package: Package, Version: Version}
+	v := &apitypes.BuildkitVersion{Package: Package, Version: Version, DockerfileVersion: dockerfile.Version}
 	if bi, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range bi.Settings {
 			if s.Key == "vcs.revision" {

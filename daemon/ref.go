@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/internal/treehash"
+	"github.com/dbuild/dbuild/llb"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker"
 	"github.com/moby/buildkit/solver/pb"
@@ -30,8 +31,10 @@ const maxReadFile = 14 << 20
 type ref struct {
 	b     *build
 	def   *pb.Definition
+	graph *llb.Graph
 	edge  solver.Edge
 	empty bool
+	asked *question // in the course of which it was made; nil if nobody asked
 
 	mu  sync.Mutex
 	res solver.Ref // once built; held by the build

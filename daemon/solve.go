@@ -130,14 +130,14 @@ func (b *build) solve(ctx context.Context, r *request) (*frontend.Result, error)
 	case r.frontend != "":
 		return b.SolveFrontend(ctx, r.frontend, &frontend.Request{Opts: r.attrs, Inputs: r.inputs})
 	case r.definition != nil: // without operations it is scratch
-		ref, err := b.Solve(ctx, r.definition)
+		ref, err := b.root.Solve(ctx, r.definition)
 		if err != nil {
 			return nil, err
 		}
 		return &frontend.Result{Ref: ref}, nil
 	}
 	return b.d.gateway.Serve(ctx, b.id, gateway.Build{
-		Bridge: b, Inputs: r.inputs, Workers: b.d.workers(),
+		Bridge: b.root, Inputs: r.inputs, Workers: b.d.workers(),
 	})
 }
 
@@ -145,7 +145,7 @@ func (b *build) solve(ctx context.Context, r *request) (*frontend.Result, error)
 func (b *build) SolveFrontend(ctx context.Context, name string, req *frontend.Request) (*frontend.Result, error) {
 	f, ok := b.d.frontends[name]
 	if !ok {
-		if name == "gateway.v0" {
+		if name == gatewayFrontend {
 			return nil, errdefs.ErrNotImplemented.WithMessage("not implemented: frontends as images (gateway.v0)")
 		}
 		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("frontend %q is not known here: use dockerfile.v0", name))
@@ -153,10 +153,12 @@ func (b *build) SolveFrontend(ctx context.Context, name string, req *frontend.Re
 	if len(b.sessions) > 0 {
 		req.Session = b.sessions[0]
 	}
-	res, err := f.Solve(ctx, b, req)
+	q := b.ask(name, req.Opts, req.Inputs)
+	res, err := f.Solve(ctx, q, req)
 	if err != nil {
 		return nil, b.locate(err)
 	}
+	q.answered(res)
 	return res, nil
 }
 
@@ -202,6 +204,9 @@ func (b *build) export(ctx context.Context, exporters []exporter.Exporter, res *
 		return nil, err
 	}
 	if src.Platforms, err = b.platforms(ctx, res); err != nil {
+		return nil, err
+	}
+	if src.Attestations, err = b.attest(ctx, res, src); err != nil {
 		return nil, err
 	}
 	for i, x := range exporters {

@@ -1,0 +1,106 @@
+package daemon
+
+import (
+	"context"
+	"sync"
+
+	"github.com/dbuild/dbuild/attest/provenance"
+	"github.com/dbuild/dbuild/frontend"
+	"github.com/dbuild/dbuild/llb"
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+)
+
+// A question is what was asked of a frontend, or of the builder itself by a client that
+// makes its own graphs. It is the Bridge of whoever answers, and remembers what was made
+// on the way: the provenance of the answer tells of all of it.
+type question struct {
+	*build
+	request *provenance.Request
+
+	mu   sync.Mutex
+	refs []*ref
+}
+
+var _ frontend.Bridge = (*question)(nil)
+
+// ask begins a question to the frontend with this name; "" is the builder itself.
+func (b *build) ask(name string, opts map[string]string, inputs map[string]*pb.Definition) *question {
+	if name == gatewayFrontend && opts["source"] == dockerfileFrontend {
+		name = dockerfileFrontend // the builder's own, although asked for like another
+	}
+	q := &question{build: b, request: &provenance.Request{Frontend: name, Args: opts, Compatibility: b.compatibility}}
+	for k, def := range inputs {
+		if from := b.d.askedFor(b, def); from != nil {
+			if q.request.Inputs == nil {
+				q.request.Inputs = map[string]*provenance.Request{}
+			}
+			q.request.Inputs[k] = from
+		}
+	}
+	return q
+}
+
+// Solve implements frontend.Bridge.
+func (q *question) Solve(ctx context.Context, def *pb.Definition) (frontend.Ref, error) {
+	out, err := q.build.Solve(ctx, def)
+	if err != nil {
+		return nil, err
+	}
+	r := out.(*ref)
+	r.asked = q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.refs = append(q.refs, r)
+	return r, nil
+}
+
+// answered remembers whose answer the refs of res are, in case that they become the input
+// of another question.
+func (q *question) answered(res *frontend.Result) {
+	q.build.mu.Lock()
+	defer q.build.mu.Unlock()
+	q.build.answer = q
+	for _, out := range results(res) {
+		if r, ok := out.(*ref); ok && r.graph.Root.Vertex != nil {
+			q.build.answers[edgeOf(r.graph)] = q.request
+		}
+	}
+}
+
+// An answerID names the output of a graph that an answer consists of.
+type answerID struct {
+	vertex digest.Digest
+	output int
+}
+
+func edgeOf(g *llb.Graph) answerID { return answerID{g.Root.Vertex.Digest, g.Root.Output} }
+
+// askedFor returns what question a definition is the answer of, in this build or another
+// that is still open, or nil.
+func (d *Daemon) askedFor(b *build, def *pb.Definition) *provenance.Request {
+	n := len(def.GetDef())
+	if n == 0 {
+		return nil
+	}
+	last := &pb.Op{}
+	if err := last.UnmarshalVT(def.Def[n-1]); err != nil || len(last.Inputs) != 1 || last.Inputs[0] == nil {
+		return nil // whoever uses it will say what is wrong
+	}
+	id := answerID{digest.Digest(last.Inputs[0].Digest), int(last.Inputs[0].Index)}
+	d.mu.Lock()
+	builds := []*build{b}
+	for _, other := range d.builds {
+		builds = append(builds, other)
+	}
+	d.mu.Unlock()
+	for _, from := range builds {
+		from.mu.Lock()
+		r := from.answers[id]
+		from.mu.Unlock()
+		if r != nil {
+			return r
+		}
+	}
+	return nil
+}
