@@ -101,7 +101,6 @@ func (b *build) permit(r *request) (err error) {
 			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("exporter %d is empty", i))
 		}
 	}
-	var err error
 	if b.policy, err = b.policyOf(r); err != nil {
 		return err
 	}

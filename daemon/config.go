@@ -24,8 +24,6 @@ type Config struct {
 	// Entitlements that clients may ask for: network.host, security.insecure, device or
 	// device=NAME.
 	Entitlements []string
-	// ProvenanceEnvDir has JSON objects that become part of provenance documents; "" is none.
-	ProvenanceEnvDir string
 	// InsecureTCP permits tcp:// without TLS.
 	InsecureTCP bool
 	TLS         TLSConfig

@@ -87,7 +87,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 			d.Close()
 		}
 	}()
-	if d.provenanceEnv, err = readProvenanceEnv(cfg.ProvenanceEnvDir); err != nil {
+	if d.provenanceEnv, err = readProvenanceEnv(cfg.ProvenanceDir); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(cfg.Root, 0o700); err != nil {

@@ -8,28 +8,59 @@ import (
 	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/llb"
 	"github.com/moby/buildkit/solver/pb"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	digest "github.com/opencontainers/go-digest"
 )
 
 // A question is what was asked of a frontend, or of the builder itself by a client that
-// makes its own graphs. It is the Bridge of whoever answers, and remembers what was made
-// on the way: the provenance of the answer tells of all of it.
+// makes its own graphs. It remembers what was made on the way to the answer: the answer's
+// provenance tells of all of it.
 type question struct {
-	*build
+	b       *build
 	request *provenance.Request
 
 	mu   sync.Mutex
 	refs []*ref
 }
 
-var _ frontend.Bridge = (*question)(nil)
+// asked is the Bridge of whoever answers a question.
+type asked struct {
+	frontend.Bridge
+	*question
+}
+
+// bridge is the build as those who answer q see it.
+func (q *question) bridge() frontend.Bridge { return asked{q.b, q} }
+
+// Solve implements frontend.Bridge.
+func (a asked) Solve(ctx context.Context, def *pb.Definition) (frontend.Ref, error) {
+	out, err := a.Bridge.Solve(ctx, def)
+	if err != nil {
+		return nil, err
+	}
+	r := out.(*ref)
+	r.asked = a.question
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.refs = append(a.refs, r)
+	return r, nil
+}
+
+// WithPolicies implements frontend.Bridge.
+func (a asked) WithPolicies(more []*spb.Policy) (frontend.Bridge, error) {
+	b, err := a.Bridge.WithPolicies(more)
+	if err != nil {
+		return nil, err
+	}
+	return asked{b, a.question}, nil
+}
 
 // ask begins a question to the frontend with this name; "" is the builder itself.
 func (b *build) ask(name string, opts map[string]string, inputs map[string]*pb.Definition) *question {
 	if name == gatewayFrontend && opts["source"] == dockerfileFrontend {
 		name = dockerfileFrontend // the builder's own, although asked for like another
 	}
-	q := &question{build: b, request: &provenance.Request{Frontend: name, Args: opts, Compatibility: b.compatibility}}
+	q := &question{b: b, request: &provenance.Request{Frontend: name, Args: opts, Compatibility: b.compatibility}}
 	for k, def := range inputs {
 		if from := b.d.askedFor(b, def); from != nil {
 			if q.request.Inputs == nil {
@@ -41,29 +72,15 @@ func (b *build) ask(name string, opts map[string]string, inputs map[string]*pb.D
 	return q
 }
 
-// Solve implements frontend.Bridge.
-func (q *question) Solve(ctx context.Context, def *pb.Definition) (frontend.Ref, error) {
-	out, err := q.build.Solve(ctx, def)
-	if err != nil {
-		return nil, err
-	}
-	r := out.(*ref)
-	r.asked = q
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.refs = append(q.refs, r)
-	return r, nil
-}
-
 // answered remembers whose answer the refs of res are, in case that they become the input
 // of another question.
 func (q *question) answered(res *frontend.Result) {
-	q.build.mu.Lock()
-	defer q.build.mu.Unlock()
-	q.build.answer = q
+	q.b.mu.Lock()
+	defer q.b.mu.Unlock()
+	q.b.answer = q
 	for _, out := range results(res) {
 		if r, ok := out.(*ref); ok && r.graph.Root.Vertex != nil {
-			q.build.answers[edgeOf(r.graph)] = q.request
+			q.b.answers[edgeOf(r.graph)] = q.request
 		}
 	}
 }

@@ -130,14 +130,14 @@ func (b *build) solve(ctx context.Context, r *request) (*frontend.Result, error)
 	case r.frontend != "":
 		return b.SolveFrontend(ctx, r.frontend, &frontend.Request{Opts: r.attrs, Inputs: r.inputs})
 	case r.definition != nil: // without operations it is scratch
-		ref, err := b.root.Solve(ctx, r.definition)
+		ref, err := b.root.bridge().Solve(ctx, r.definition)
 		if err != nil {
 			return nil, err
 		}
 		return &frontend.Result{Ref: ref}, nil
 	}
 	return b.d.gateway.Serve(ctx, b.id, gateway.Build{
-		Bridge: b.root, Inputs: r.inputs, Workers: b.d.workers(),
+		Bridge: b.root.bridge(), Inputs: r.inputs, Workers: b.d.workers(),
 	})
 }
 
@@ -154,7 +154,7 @@ func (b *build) SolveFrontend(ctx context.Context, name string, req *frontend.Re
 		req.Session = b.sessions[0]
 	}
 	q := b.ask(name, req.Opts, req.Inputs)
-	res, err := f.Solve(ctx, q, req)
+	res, err := f.Solve(ctx, q.bridge(), req)
 	if err != nil {
 		return nil, b.locate(err)
 	}

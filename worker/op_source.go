@@ -91,7 +91,7 @@ func (w *Worker) imageOp(name string, attrs map[string]string, p *ocispec.Platfo
 		if err != nil {
 			return nil, err
 		}
-		return w.pinImage(r, limit, attest.TypeDocker), nil
+		return w.pinImage(r, limit, attest.TypeDocker, p), nil
 	}}, nil
 }
 
@@ -109,7 +109,7 @@ func (w *Worker) layoutOp(name string, attrs map[string]string, p *ocispec.Platf
 		if err != nil {
 			return nil, err
 		}
-		return w.pinImage(r, limit, attest.TypeOCI), nil
+		return w.pinImage(r, limit, attest.TypeOCI, p), nil
 	}}, nil
 }
 
@@ -125,8 +125,9 @@ func layerLimit(v string) (int, error) {
 	return n, nil
 }
 
-// pinImage keys an image by its layers: two names for the same layers are the same.
-func (w *Worker) pinImage(r *image.Resolved, limit int, kind string) *pinned {
+// pinImage keys an image by its layers: two names for the same layers are the same. kind is
+// the type of its package URL, p the platform that was asked for.
+func (w *Worker) pinImage(r *image.Resolved, limit int, kind string, p *ocispec.Platform) *pinned {
 	if limit >= 0 && limit < len(r.Layers) {
 		c := *r // others use r, too
 		c.Layers = r.Layers[:limit]
@@ -138,7 +139,7 @@ func (w *Worker) pinImage(r *image.Resolved, limit int, kind string) *pinned {
 	}
 	return &pinned{
 		id:   hash("image", ids...),
-		used: imageUsed(r, kind),
+		used: imageUsed(r, kind, p),
 		fetch: func(ctx context.Context, d solver.Demand) (solver.Ref, error) {
 			if len(r.Layers) == 0 {
 				return NewRef(nil), nil

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"github.com/containerd/platforms"
 	"github.com/dbuild/dbuild/attest"
 	"github.com/dbuild/dbuild/attest/provenance"
 	"github.com/dbuild/dbuild/solver"
@@ -8,6 +9,7 @@ import (
 	"github.com/dbuild/dbuild/source/http"
 	"github.com/dbuild/dbuild/source/image"
 	digest "github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Used returns what the sources that e is made from were for a job, by the digest of their
@@ -37,11 +39,14 @@ func Used(j *solver.Job, e solver.Edge) map[digest.Digest]provenance.Used {
 	return out
 }
 
-func imageUsed(r *image.Resolved, kind string) provenance.Used {
+func imageUsed(r *image.Resolved, kind string, p *ocispec.Platform) provenance.Used {
 	m := provenance.Material{Kind: provenance.Image, Name: r.Name, Digest: digests(r.Digest)}
-	platform := r.Platform
+	if p == nil {
+		d := platforms.DefaultSpec()
+		p = &d
+	}
 	var err error
-	if m.URI, err = attest.ImageURL(kind, r.Name, &platform); err != nil {
+	if m.URI, err = attest.ImageURL(kind, r.Name, p); err != nil {
 		m.URI = r.Name // it was parsed before
 	}
 	for _, l := range r.Layers {

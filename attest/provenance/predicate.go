@@ -31,6 +31,9 @@ func (c *Capture) Predicate(o *attest.Provenance) ([]byte, error) {
 	}
 	def.ExternalParameters = c.Request.source(o.Max, used.Materials)
 	req := def.ExternalParameters.Request
+	if c.Request.Frontend == "" { // the client's options are for the frontend that it is itself
+		def.ExternalParameters.ConfigSource, req.Args = configSource{}, nil
+	}
 	if c.Root != nil && o.Max {
 		root := c.Root.source(true, used.Materials)
 		req.Root = &root
