@@ -53,6 +53,12 @@ type build struct {
 	warned   map[string]bool
 	answer   *question // of a frontend, the last
 	answers  map[answerID]*provenance.Request
+
+	life context.Context // ends when the build is closed
+	end  context.CancelFunc
+
+	admitMu        sync.Mutex
+	admitted, over bool // has a place among the working builds; had it
 }
 
 // origin is where an operation comes from.
@@ -75,6 +81,7 @@ func (d *Daemon) newBuild(r *request) *build {
 		answers:  map[answerID]*provenance.Request{},
 		started:  time.Now(), direct: r.frontend != "", compatibility: int(r.compatibility),
 	}
+	b.life, b.end = context.WithCancel(context.Background())
 	if r.session != "" {
 		b.sessions = []string{r.session}
 	}
@@ -129,6 +136,7 @@ func (b *build) group() bksession.Group { return bksession.NewGroup(b.sessions..
 
 // close ends the build: what it held may be collected, what it showed is complete.
 func (b *build) close() {
+	b.end()
 	b.stream.Close()
 	b.mu.Lock()
 	refs := b.refs
@@ -139,6 +147,7 @@ func (b *build) close() {
 	}
 	b.pins.Close()
 	b.job.Close()
+	b.leave()
 }
 
 // step shows a piece of work that is not an operation of the graph.
@@ -172,6 +181,9 @@ func (b *build) Solve(ctx context.Context, def *pb.Definition) (frontend.Ref, er
 }
 
 func (b *build) solveUnder(ctx context.Context, p *policy.Policy, def *pb.Definition) (frontend.Ref, error) {
+	if err := b.admit(ctx); err != nil {
+		return nil, err
+	}
 	def, g, err := underPolicy(ctx, p, def)
 	if err != nil {
 		return nil, err

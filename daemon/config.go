@@ -21,6 +21,9 @@ type Config struct {
 	Log         LogConfig
 	// MaxParallelism is how many processes of builds run at once; 0 means no limit.
 	MaxParallelism int
+	// MaxBuilds is how many builds work at once, the others wait; 0 chooses by the number
+	// of processors.
+	MaxBuilds int
 	// Entitlements that clients may ask for: network.host, security.insecure, device or
 	// device=NAME.
 	Entitlements []string

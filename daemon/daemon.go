@@ -63,6 +63,7 @@ type Daemon struct {
 	gateway   *gateway.Forwarder
 	history   *history.Journal
 	tracing   *tracing // nil: there is no collector
+	admission *admission
 
 	provenanceEnv map[string]any // what the operator wants to have in provenance; read-only
 
@@ -149,6 +150,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 	d.solver = solver.New(solver.Config{Cache: d.cache})
 	d.frontends = map[string]frontend.Frontend{dockerfileFrontend: dockerfile.New()}
 	d.gateway = gateway.NewForwarder()
+	d.admission = newAdmission(cfg.MaxBuilds)
 	return d, nil
 }
 

@@ -107,6 +107,9 @@ func (b *build) asker() worker.Asker {
 }
 
 func (b *build) resolveImageUnder(ctx context.Context, p *policy.Policy, name string, opt frontend.ResolveOpt) (_ *frontend.ImageMeta, err error) {
+	if err := b.admit(ctx); err != nil {
+		return nil, err
+	}
 	if opt.LogName == "" {
 		opt.LogName = "[internal] load metadata for " + name
 	}
@@ -152,6 +155,9 @@ func converted(op *pb.SourceOp, opt frontend.ResolveOpt) (string, frontend.Resol
 }
 
 func (b *build) resolveSourceUnder(ctx context.Context, p *policy.Policy, req *gwpb.ResolveSourceMetaRequest) (*gwpb.ResolveSourceMetaResponse, error) {
+	if err := b.admit(ctx); err != nil {
+		return nil, err
+	}
 	op, err := p.Source(ctx, req.GetSource(), req.GetPlatform())
 	if err != nil {
 		return nil, err

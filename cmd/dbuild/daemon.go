@@ -37,6 +37,7 @@ func (d *daemonFlags) bind(f *pflag.FlagSet) {
 	f.StringVar(&cfg.Snapshotter, "snapshotter", cfg.Snapshotter, "overlay or native (default: overlay where it works)")
 	f.StringVar(&cfg.Network.Mode, "network", cmp.Or(cfg.Network.Mode, "auto"), "network of steps: auto, bridge, cni, host or none")
 	f.IntVar(&cfg.MaxParallelism, "max-parallelism", cfg.MaxParallelism, "how many steps run at once; 0 is any number")
+	f.IntVar(&cfg.MaxBuilds, "max-builds", cfg.MaxBuilds, "how many builds work at once, the others wait; 0 chooses by the number of processors")
 	f.StringArrayVar(&cfg.Entitlements, "allow", cfg.Entitlements, "privilege that clients may ask for (network.host, security.insecure, device)")
 	f.BoolVar(&cfg.InsecureTCP, "insecure-tcp", cfg.InsecureTCP, "listen on tcp:// without TLS")
 	f.StringVar(&cfg.TLS.Cert, "tls-server-cert", cfg.TLS.Cert, "certificate for tcp:// addresses")
