@@ -64,6 +64,7 @@ type Daemon struct {
 	history   *history.Journal
 	tracing   *tracing // nil: there is no collector
 	admission *admission
+	metrics   *metrics // nil: nobody can read them
 
 	provenanceEnv map[string]any // what the operator wants to have in provenance; read-only
 
@@ -150,6 +151,11 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 	d.solver = solver.New(solver.Config{Cache: d.cache})
 	d.frontends = map[string]frontend.Frontend{dockerfileFrontend: dockerfile.New()}
 	d.gateway = gateway.NewForwarder()
+	if cfg.DebugAddr != "" {
+		if d.metrics, err = newMetrics(); err != nil {
+			return nil, err
+		}
+	}
 	d.admission = newAdmission(cfg.MaxBuilds)
 	return d, nil
 }

@@ -17,6 +17,8 @@ import (
 	"github.com/dbuild/dbuild/session"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/otel/trace/noop"
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -71,14 +73,19 @@ func Run(ctx context.Context, cfg Config) error {
 func (d *Daemon) serve(ctx context.Context, listeners []net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	srv := grpc.NewServer(
+	opts := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		grpc.ForceServerCodecV2(session.Codec{}), grpc.ReadBufferSize(ioBuffer), grpc.WriteBufferSize(ioBuffer),
-		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(2*window),
+		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(2 * window),
 		grpc.ChainUnaryInterceptor(d.countUnary, d.unaryErrors),
 		grpc.ChainStreamInterceptor(d.countStream, d.streamErrors),
 		grpc.WaitForHandlers(true),
-	)
+	}
+	if d.metrics != nil {
+		opts = append(opts, grpc.StatsHandler(otelgrpc.NewServerHandler(
+			otelgrpc.WithMeterProvider(d.metrics.provider), otelgrpc.WithTracerProvider(noop.NewTracerProvider()))))
+	}
+	srv := grpc.NewServer(opts...)
 	controlapi.RegisterControlServer(srv, &control{d: d})
 	gwpb.RegisterLLBBridgeServer(srv, d.gateway)
 	healthpb.RegisterHealthServer(srv, health.NewServer())
@@ -93,6 +100,9 @@ func (d *Daemon) serve(ctx context.Context, listeners []net.Listener) error {
 			}
 			return nil
 		})
+	}
+	if d.cfg.DebugAddr != "" {
+		g.Go(func() error { return d.serveDebug(ctx, d.cfg.DebugAddr) })
 	}
 	g.Go(func() error { return d.collectLoop(ctx) })
 	g.Go(func() error { return d.trimLoop(ctx) })

@@ -38,6 +38,7 @@ func (d *Daemon) Build(ctx context.Context, r *request) (resp map[string]string,
 		b.close()
 		d.remove(b)
 		b.recall(resp, err)
+		d.metrics.count(context.WithoutCancel(ctx), r.frontend, time.Since(started), stats.Vertices, stats.Hits, err)
 		d.log.Info("build done", "build", b.id, "took", time.Since(started).Round(time.Millisecond),
 			"steps", stats.Vertices, "hits", stats.Hits, "ran", stats.Runs, "err", err)
 	}()

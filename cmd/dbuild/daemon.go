@@ -29,7 +29,7 @@ type daemonFlags struct {
 // bind declares the flags; what cfg has already is the default.
 func (d *daemonFlags) bind(f *pflag.FlagSet) {
 	cfg := &d.cfg
-	f.StringVar(&d.file, "config", d.file, "buildkitd.toml to read (default: "+strings.Join(configFiles(), " or ")+", if there)")
+	f.StringVar(&d.file, "config", cmp.Or(d.file, os.Getenv("BUILDKITD_CONFIG")), "buildkitd.toml to read (default: "+strings.Join(configFiles(), " or ")+", if there)")
 	f.StringVar(&cfg.Root, "root", cfg.Root, "directory of the state")
 	f.StringArrayVar(&cfg.Addrs, "addr", cfg.Addrs, "address to listen on, may be repeated (unix://PATH, tcp://HOST:PORT, fd://)")
 	f.DurationVar(&cfg.IdleTimeout, "idle-timeout", cfg.IdleTimeout, "leave when nobody has asked for anything for so long; 0 is never")
@@ -43,10 +43,10 @@ func (d *daemonFlags) bind(f *pflag.FlagSet) {
 	f.StringVar(&cfg.TLS.Cert, "tls-server-cert", cfg.TLS.Cert, "certificate for tcp:// addresses")
 	f.StringVar(&cfg.TLS.Key, "tls-server-key", cfg.TLS.Key, "its key")
 	f.StringVar(&cfg.TLS.CA, "tls-client-ca", cfg.TLS.CA, "authority that clients on tcp:// addresses must have a certificate of")
-	f.StringVar(&cfg.DebugAddr, "debugaddr", cfg.DebugAddr, "address for profiles and metrics (HOST:PORT, unix://PATH)")
+	f.StringVar(&cfg.DebugAddr, "debugaddr", cmp.Or(os.Getenv("BUILDKITD_DEBUGADDR"), cfg.DebugAddr), "address for profiles and metrics (HOST:PORT, unix://PATH)")
 	f.StringToStringVar(&d.labels, "worker-label", d.labels, "label of the worker (KEY=VALUE)")
 	f.BoolVarP(&d.debug, "debug", "D", d.debug, "log more")
-	f.StringVar(&cfg.Log.Level, "log-level", cmp.Or(cfg.Log.Level, "info"), "debug, info, warn or error")
+	f.StringVar(&cfg.Log.Level, "log-level", cmp.Or(os.Getenv("BUILDKITD_LOG_LEVEL"), cfg.Log.Level, "info"), "debug, info, warn or error")
 	f.StringVar(&cfg.Log.Format, "log-format", cmp.Or(cfg.Log.Format, "text"), "text or json")
 	f.BoolVar(&cfg.GC.Disabled, "no-gc", cfg.GC.Disabled, "never remove anything from the cache")
 	f.DurationVar(&cfg.GC.KeepDuration, "gc-keep-duration", cfg.GC.KeepDuration, "keep what was used during this time")
