@@ -15,6 +15,7 @@ import (
 	"github.com/dbuild/dbuild/attest/provenance"
 	"github.com/dbuild/dbuild/exporter"
 	"github.com/dbuild/dbuild/frontend"
+	"github.com/dbuild/dbuild/history"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/llb"
 	"github.com/dbuild/dbuild/worker"
@@ -137,4 +138,36 @@ func readProvenanceEnv(dir string) (map[string]any, error) {
 		}
 	}
 	return env, nil
+}
+
+// rememberProvenance adds the provenance of a result to the history. It takes down what
+// will be gone when the build is closed; documents are written later, when nobody waits.
+func (b *build) rememberProvenance(res *frontend.Result) {
+	if b.entry == nil {
+		return
+	}
+	refs := map[string]frontend.Ref{"": res.Ref}
+	if len(res.Refs) > 0 {
+		refs = res.Refs
+	}
+	captures := make(map[string]*provenance.Capture, len(refs))
+	for platform, r := range refs {
+		captures[platform] = b.capture(res, r)
+	}
+	o := &attest.Provenance{Max: true, Version: attest.V1}
+	if asked := b.attests.Provenance; asked != nil {
+		o.Version, o.BuilderID, o.Reproducible = asked.Version, asked.BuilderID, asked.Reproducible
+	}
+	b.entry.Before(func(e *history.Entry) {
+		for platform, c := range captures {
+			doc, err := c.Predicate(o)
+			if err != nil {
+				b.d.log.Warn("provenance for the history", "build", b.id, "err", err)
+				continue
+			}
+			e.Attest(platform, ocispec.Descriptor{
+				MediaType: attest.MediaType, Annotations: map[string]string{attest.AnnotationPredicate: provenance.PredicateType(o)},
+			}, doc)
+		}
+	})
 }

@@ -66,6 +66,7 @@ func (d *Daemon) Build(ctx context.Context, r *request) (resp map[string]string,
 	if err != nil {
 		return nil, canceled(ctx, err)
 	}
+	b.rememberProvenance(res)
 	if err := arrived(); err != nil {
 		return nil, err
 	}
