@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -194,8 +195,11 @@ func newRequest(req *controlapi.SolveRequest) (*request, error) {
 		r.exports = []*controlapi.CacheOptionsEntry{{Type: "registry", Attrs: attrs}}
 	}
 	epoch := r.attrs["build-arg:SOURCE_DATE_EPOCH"]
+	if _, err := strconv.ParseInt(epoch, 10, 64); err != nil {
+		epoch = "" // none, or for the frontend to find out
+	}
 	for i, e := range r.exporters {
-		if e == nil || epoch == "" || e.Attrs["source-date-epoch"] != "" {
+		if _, set := e.GetAttrs()["source-date-epoch"]; e == nil || epoch == "" || set {
 			continue
 		}
 		attrs := maps.Clone(e.Attrs)

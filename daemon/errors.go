@@ -13,6 +13,7 @@ import (
 	"github.com/dbuild/dbuild/llb"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker"
+	"github.com/dbuild/dbuild/worker/fileop"
 	"github.com/dbuild/dbuild/worker/runc"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/errdefs"
@@ -35,10 +36,12 @@ func toStatus(err error) error {
 	st := &statusError{code: code(err), msg: err.Error()}
 	st.collect(err)
 	var missing *worker.MissingError
-	if errors.As(err, &missing) {
-		// Programs look for the way in which BuildKit finds out that a file is not there.
-		text := missing.Error()
-		st.msg = strings.Replace(st.msg, text, missingFile+"input: "+text, 1)
+	var absent *fileop.NotFoundError
+	switch { // programs look for the way in which BuildKit finds out that a file is not there
+	case errors.As(err, &missing):
+		st.msg = strings.Replace(st.msg, missing.Error(), missingFile+"input: "+missing.Error(), 1)
+	case errors.As(err, &absent):
+		st.msg = strings.Replace(st.msg, absent.Error(), missingFile+"input: "+absent.Error(), 1)
 	}
 	st.msg = valid(st.msg)
 	return st.status().Err()

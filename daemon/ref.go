@@ -155,7 +155,7 @@ func (r *ref) ReadFile(ctx context.Context, p string, offset, length int64) ([]b
 	if length == 0 || length > maxReadFile {
 		length = maxReadFile
 		if st.Size-offset > maxReadFile {
-			return nil, fmt.Errorf("read %s: larger than %d bytes", p, maxReadFile)
+			return nil, fmt.Errorf("%s exceeds maximum allowed size of %d bytes", p, maxReadFile)
 		}
 	}
 	return io.ReadAll(io.LimitReader(f, length))

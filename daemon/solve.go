@@ -257,7 +257,7 @@ func (r *request) blobs() *snapshot.Compression {
 		switch e.GetType() {
 		case "image", "oci", "docker":
 			// Others are rare enough to wait until they are asked for.
-			if a["compression-level"] == "" && a["source-date-epoch"] == "" {
+			if a["compression-level"] == "" && a["rewrite-timestamp"] == "" {
 				return &snapshot.Compression{Type: a["compression"]}
 			}
 		}

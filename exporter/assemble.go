@@ -40,7 +40,7 @@ func ImageOptionsFrom(a *Attrs) ImageOptions {
 	o := ImageOptions{
 		OCI:              a.Bool("oci-mediatypes", true),
 		Compression:      a.Compression(),
-		RewriteTimestamp: a.Bool("rewrite-timestamp", true),
+		RewriteTimestamp: a.Bool("rewrite-timestamp", false),
 		PreferNondistrib: a.Bool("prefer-nondist-layers", false),
 		Annotations:      Annotations{},
 	}

@@ -69,7 +69,7 @@ func New(cfg Config, attrs map[string]string) (*Exporter, error) {
 	if e.push && e.names == "" {
 		return nil, errors.New("image exporter: push=true needs a name to push to (name=registry/repository:tag)")
 	}
-	if e.unpack && e.opts.RewriteTimestamp && attrs["rewrite-timestamp"] != "" {
+	if e.unpack && e.opts.RewriteTimestamp {
 		return nil, errors.New(`image exporter: "rewrite-timestamp=true" conflicts with "unpack=true"`)
 	}
 	if e.byDigest {

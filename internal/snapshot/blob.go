@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -66,7 +68,7 @@ func (r *Ref) Blobs(ctx context.Context, a Access, c Compression) ([]Blob, error
 	g, gctx := errgroup.WithContext(ctx)
 	for i, l := range r.layers {
 		if b, ok := l.pick(c, r.prefer[i]); ok {
-			out[i] = l.blob(b, c)
+			out[i] = l.blob(b, c, r.prefer[i])
 			continue
 		}
 		g.Go(func() error {
@@ -74,7 +76,7 @@ func (r *Ref) Blobs(ctx context.Context, a Access, c Compression) ([]Blob, error
 			if err != nil {
 				return err
 			}
-			out[i] = l.blob(b, c)
+			out[i] = l.blob(b, c, r.prefer[i])
 			return nil
 		})
 	}
@@ -385,12 +387,22 @@ func (l *layer) addBlob(b blobRow) blobRow {
 	return b
 }
 
-// blob describes a row's blob to the outside.
-func (l *layer) blob(b blobRow, c Compression) Blob {
+// rewritten is the annotation of a layer whose times were clamped.
+const rewritten = "buildkit/rewritten-timestamp"
+
+// blob describes a row's blob to the outside; prefer is what an image has in its place.
+func (l *layer) blob(b blobRow, c Compression, prefer digest.Digest) Blob {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	d := b.descriptor()
 	d.MediaType = mediaType(b.MediaType, c.DockerMediaTypes)
+	if c.Epoch != nil && b.Epoch != nil && b.Digest != prefer {
+		d.Annotations = maps.Clone(d.Annotations)
+		if d.Annotations == nil {
+			d.Annotations = map[string]string{}
+		}
+		d.Annotations[rewritten] = strconv.FormatInt(*b.Epoch, 10)
+	}
 	return Blob{
 		Descriptor:  d,
 		DiffID:      b.DiffID,

@@ -151,10 +151,13 @@ func TestEpochClampsOwnLayersOnly(t *testing.T) {
 		if !hs["new"].ModTime.Equal(epoch) || hs["old"].ModTime.Unix() != 7 {
 			t.Errorf("times %v, %v", hs["new"].ModTime, hs["old"].ModTime)
 		}
+		if c[0].Annotations[rewritten] != "" || c[1].Annotations[rewritten] != "1000000" {
+			t.Errorf("annotations %v, %v", c[0].Annotations, c[1].Annotations)
+		}
 	}
 	again, err := r.Blobs(t.Context(), Access{}, Compression{})
 	must(t, err)
-	if again[1].Digest != plain[1].Digest {
+	if again[1].Digest != plain[1].Digest || again[1].Annotations[rewritten] != "" {
 		t.Error("the clamped blob is used where no clamp is asked for")
 	}
 }

@@ -81,7 +81,7 @@ func (f *Flags) request(context string, env Env) (*Request, error) {
 	}
 	for _, step := range []func(*Request, Env) error{
 		f.frontendOptions, f.buildArgs, f.platforms, f.network, f.limits,
-		f.annotations, f.attestations, f.caches, f.lent,
+		f.annotations, f.attestations, f.caches, f.lent, reproducible,
 	} {
 		if err := step(r, env); err != nil {
 			return nil, err
@@ -173,6 +173,20 @@ func (f *Flags) buildArgs(r *Request, env Env) error {
 			}
 		}
 		r.Attrs["build-arg:"+name] = value
+	}
+	return nil
+}
+
+// reproducible asks for layers that depend on the input alone, if there is an epoch. The
+// option is the exporters' and is left as it was given.
+func reproducible(r *Request, _ Env) error {
+	if r.Attrs["build-arg:SOURCE_DATE_EPOCH"] == "" {
+		return nil
+	}
+	for _, e := range r.Exports {
+		if _, given := e.Attrs["rewrite-timestamp"]; e.image() && !given && !isTrue(e.Attrs["unpack"]) {
+			e.Attrs["rewrite-timestamp"] = "true"
+		}
 	}
 	return nil
 }

@@ -276,3 +276,27 @@ func TestIgnoredFlagsAreNoted(t *testing.T) {
 		t.Errorf("without such flags: %v %v", r.Notices, err)
 	}
 }
+
+// With an epoch the layers are to depend on the input alone, unless an output says no.
+func TestEpochRewritesTimes(t *testing.T) {
+	for _, c := range []struct{ output, epoch, want string }{
+		{"type=image,name=a", "7", "true"},
+		{"type=oci,dest=x", "7", "true"},
+		{"type=image,name=a,rewrite-timestamp=false", "7", "false"},
+		{"type=image,name=a,unpack=true", "7", ""},
+		{"type=tar,dest=x", "7", ""},
+		{"type=image,name=a", "", ""},
+	} {
+		e, err := parseOutput(c.output)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &Request{Attrs: map[string]string{"build-arg:SOURCE_DATE_EPOCH": c.epoch}, Exports: []Export{e}}
+		if err := reproducible(r, Env{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.Exports[0].Attrs["rewrite-timestamp"]; got != c.want {
+			t.Errorf("%s with epoch %q: rewrite-timestamp=%s, want %q", c.output, c.epoch, got, c.want)
+		}
+	}
+}
