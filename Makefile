@@ -85,9 +85,9 @@ test-deps: demo-deps
 	  command -v pgrep >/dev/null || missing="$$missing procps"; \
 	  [ -z "$$missing" ] || $(APT) $$missing
 
-# What the tests run themselves, and what the stand-in for alpine's packages is made of.
+# What the tests run themselves, and what the stand-ins for images are made of and with.
 conformance-deps: test-deps
-	@for p in curl ssh:openssh-client gpg:gnupg mke2fs:e2fsprogs iptables dnsmasq:dnsmasq-base; do \
+	@for p in curl ssh:openssh-client gpg:gnupg mke2fs:e2fsprogs iptables dnsmasq:dnsmasq-base musl-gcc:musl-tools dpkg-source:dpkg-dev make bzip2; do \
 	    command -v $${p%%:*} >/dev/null || missing="$$missing $${p##*:}"; done; \
 	  [ -e /usr/lib/cni/bridge ] || missing="$$missing containernetworking-plugins"; \
 	  [ -e /usr/lib/cni/dnsname ] || missing="$$missing golang-github-containernetworking-plugin-dnsname"; \

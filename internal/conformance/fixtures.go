@@ -17,7 +17,7 @@ import (
 const mirrorVariable = "BUILDKIT_REGISTRY_MIRROR_DIR"
 
 // fixturesVersion is raised when fixtures change, so that older ones are not used.
-const fixturesVersion = "1"
+const fixturesVersion = "2"
 
 // fixtures are what the tests find on the machine, in a directory that is made once.
 type fixtures struct{ dir string }
@@ -64,7 +64,11 @@ func makeFixtures(ctx context.Context, dir, module string) (*fixtures, error) {
 	if err := f.makeWWW(module); err != nil {
 		return nil, err
 	}
-	if err := f.makeMirror(ctx); err != nil {
+	busybox, err := makeBusybox(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.makeMirror(ctx, busybox); err != nil {
 		return nil, err
 	}
 	return f, os.WriteFile(done, nil, 0o644)
@@ -101,12 +105,12 @@ func (f *fixtures) makeWWW(module string) error {
 }
 
 // makeMirror pushes the stand-ins into a registry whose storage the tests use later.
-func (f *fixtures) makeMirror(ctx context.Context) error {
+func (f *fixtures) makeMirror(ctx context.Context, busybox string) error {
 	authority, err := os.ReadFile(f.authority())
 	if err != nil {
 		return err
 	}
-	images, foreign, err := standins(authority)
+	images, foreign, err := standins(busybox, authority)
 	if err != nil {
 		return err
 	}

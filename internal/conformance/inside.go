@@ -31,7 +31,7 @@ type place struct {
 	Tmp      string // scratch space, removed afterwards
 	Fixtures string
 	Bin      string // first in PATH
-	Module   string // upstream's, read-only inside
+	Module   string // upstream's
 	Dir      string // where the test runs: its package
 	Test     string
 	Pattern  string
@@ -138,7 +138,8 @@ func (p *place) environment(f *fixtures) []string {
 	}
 }
 
-// mounts gives the leaf a disposable view of what daemons and tests write to.
+// mounts gives the leaf a disposable view of what daemons and tests write to, which some do
+// where they are: in the directory of their sources.
 func (p *place) mounts() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
@@ -159,7 +160,7 @@ func (p *place) mounts() error {
 			return fmt.Errorf("mount %s: %w", m.where, err)
 		}
 	}
-	for _, d := range []string{"/etc", "/opt", "/var/lib", (&fixtures{dir: p.Fixtures}).keys()} {
+	for _, d := range []string{"/etc", "/opt", "/var/lib", (&fixtures{dir: p.Fixtures}).keys(), p.Module} {
 		upper := filepath.Join(ns, strings.ReplaceAll(d[1:], "/", "_"))
 		work := upper + ".work"
 		for _, d := range []string{upper, work} {
@@ -171,11 +172,7 @@ func (p *place) mounts() error {
 			return fmt.Errorf("mount overlay over %s: %w", d, err)
 		}
 	}
-	// The module cache is shared with everything else on the machine.
-	if err := unix.Mount(p.Module, p.Module, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("mount %s: %w", p.Module, err)
-	}
-	return unix.Mount("", p.Module, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "")
+	return nil
 }
 
 // network brings up the namespace's own loopback and the address of the stand-in internet:

@@ -40,7 +40,7 @@ func run(ctx context.Context) error {
 		only     = flag.String("only", "", "regular expression of the leaves to run; all if empty")
 		parallel = flag.Int("parallel", 2, "leaves at once")
 		timeout  = flag.Duration("timeout", 180*time.Second, "time that a leaf may take")
-		list     = flag.Bool("list", false, "print the leaves and run nothing")
+		list     = flag.Bool("list", false, "print the leaves with their groups and run nothing")
 		prepare  = flag.Bool("prepare", false, "compile the tests and make the fixtures, then stop")
 		report   = flag.String("report", "", "run nothing; print what the stock daemon passes and dbuild does not, and write this file")
 		stock    = flag.String("stock", "", "results of the stock daemon, for -report; those below -out if empty")
@@ -101,8 +101,12 @@ func run(ctx context.Context) error {
 		return fmt.Errorf("no leaf matches %q", *only)
 	}
 	if *list {
+		g, err := newGrouper(s)
+		if err != nil {
+			return err
+		}
 		for _, l := range chosen {
-			fmt.Printf("%s\t%s\n", l.Package, l.Name)
+			fmt.Printf("%s\t%s\t%s\n", l.Package, l.Name, g.group(l))
 		}
 		return nil
 	}

@@ -32,14 +32,14 @@ const foreignAddress = "127.0.0.1:5999"
 // standins are the images that the tests ask for, made from what is installed here.
 // They have what the tests look at and no more; foreign is the file that is to be served
 // at foreignAddress.
-func standins(authority []byte) (images []image, foreign []byte, err error) {
+func standins(busyboxProgram string, authority []byte) (images []image, foreign []byte, err error) {
 	busybox := map[string][]byte{}
 	for _, variant := range []string{"glibc", "musl", "uclibc"} {
-		if busybox[variant], err = busyboxLayer(variant); err != nil {
+		if busybox[variant], err = busyboxLayer(busyboxProgram, variant); err != nil {
 			return nil, nil, err
 		}
 	}
-	alpine, err := alpineLayer(authority)
+	alpine, err := alpineLayer(busyboxProgram, authority)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -67,13 +67,11 @@ func standins(authority []byte) (images []image, foreign []byte, err error) {
 	return images, foreign, err
 }
 
-const busyboxProgram = "/bin/busybox"
-
 // applets are the paths of busybox's programs, without the first slash.
-func applets() ([]string, error) {
-	out, err := exec.Command(busyboxProgram, "--list-full").Output()
+func applets(busybox string) ([]string, error) {
+	out, err := exec.Command(busybox, "--list-full").Output()
 	if err != nil {
-		return nil, fmt.Errorf("busybox-static: %w", err)
+		return nil, fmt.Errorf("applets of busybox: %w", err)
 	}
 	return slices.DeleteFunc(strings.Fields(string(out)), func(a string) bool {
 		return a == "linuxrc" || a == "sbin/init" || a == "bin/busybox"
@@ -87,16 +85,15 @@ func (l *layer) accounts() {
 	l.text("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")
 	l.dir("root", 0o700, 0)
 	l.dir("tmp", 0o1777, 0)
-	l.file("bin/adduser", standin("adduser"), 0o755)
 }
 
 // busyboxLayer has one file with many names in /bin, as the image of that name.
-func busyboxLayer(variant string) ([]byte, error) {
-	program, err := os.ReadFile(busyboxProgram)
+func busyboxLayer(busybox, variant string) ([]byte, error) {
+	program, err := os.ReadFile(busybox)
 	if err != nil {
 		return nil, err
 	}
-	names, err := applets()
+	names, err := applets(busybox)
 	if err != nil {
 		return nil, err
 	}
@@ -127,12 +124,12 @@ var packages = map[string][]string{
 
 // alpineLayer has busybox's programs where alpine has them, and an apk with the packages
 // that the tests install.
-func alpineLayer(authority []byte) ([]byte, error) {
-	program, err := os.ReadFile(busyboxProgram)
+func alpineLayer(busybox string, authority []byte) ([]byte, error) {
+	program, err := os.ReadFile(busybox)
 	if err != nil {
 		return nil, err
 	}
-	names, err := applets()
+	names, err := applets(busybox)
 	if err != nil {
 		return nil, err
 	}
