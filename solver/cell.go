@@ -150,7 +150,7 @@ func (c *cell) predict(a *attempt) (any, error) {
 			continue
 		}
 		if p.settled && p.key.Stamp == (Stamp{}) {
-			if sum, _, ok := c.s.cache.Sum(OutputID(p.key.ID, output), slot.Part); ok {
+			if sum, ok := c.recall(OutputID(p.key.ID, output), slot.Part); ok {
 				slots[i] = contentSlot(sum)
 				continue
 			}
@@ -169,7 +169,7 @@ func (c *cell) predict(a *attempt) (any, error) {
 	if !m.hopeful {
 		ctx := a.context()
 		for _, out := range keyed {
-			if !c.s.known(ctx, out) {
+			if !c.known(ctx, out) {
 				return &prediction{}, nil
 			}
 		}
@@ -324,5 +324,5 @@ func (c *cell) unlearn(output int, lost *answer) {
 		ans.drop(c.s)
 	}
 	c.s.unlock()
-	c.s.cache.Drop(lost.out, lost.ref)
+	c.forget(lost.out, lost.ref)
 }

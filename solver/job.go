@@ -15,6 +15,9 @@ import (
 type JobOptions struct {
 	Stream *progress.Stream // shows the job's vertices; may be nil
 	Value  any              // whatever the job's ops need to find, such as its session
+	// Cache is what the build brings along, asked after the solver's own. What it holds may
+	// grow while the job runs.
+	Cache Cache
 	// MaxVertices bounds how many vertices the job may load; 0 means no bound.
 	MaxVertices int
 }
@@ -171,6 +174,9 @@ func (j *Job) Forget(ref Ref) {
 	j.s.mu.Unlock()
 	for _, ans := range lost {
 		j.s.cache.Drop(ans.out, ans.ref)
+		if j.opt.Cache != nil {
+			j.opt.Cache.Drop(ans.out, ans.ref)
+		}
 	}
 	j.s.mu.Lock()
 	defer j.s.unlock()

@@ -80,12 +80,8 @@ func (c *cell) lookup(a *attempt, k Key, output int) *answer {
 	if k.Stamp != (Stamp{}) {
 		return nil
 	}
-	ref, _, err := c.s.cache.Get(a.context(), OutputID(k.ID, output))
+	ref := c.get(a.context(), OutputID(k.ID, output))
 	if ref == nil {
-		return nil
-	}
-	if err != nil {
-		ref.Release()
 		return nil
 	}
 	c.mark(true)
@@ -147,11 +143,9 @@ func (j *Job) cover(ctx context.Context) {
 		if p == nil || !p.settled || p.key.Stamp != (Stamp{}) {
 			continue
 		}
-		if ref, _, err := s.cache.Get(ctx, OutputID(p.key.ID, 0)); ref != nil {
+		if ref := c.get(ctx, OutputID(p.key.ID, 0)); ref != nil {
 			ref.Release()
-			if err == nil {
-				c.log.Cached()
-			}
+			c.log.Cached()
 		}
 	}
 }

@@ -152,7 +152,7 @@ func (r *run) do(a *attempt) (any, error) {
 	ctx := a.context()
 	if r.k.Stamp == (Stamp{}) && !r.k.forced {
 		// Another cell may have finished the same work since we last looked.
-		if ref, _, err := c.s.cache.Get(ctx, OutputID(r.k.ID, r.output)); ref != nil && err == nil {
+		if ref := c.get(ctx, OutputID(r.k.ID, r.output)); ref != nil {
 			refs := make([]Ref, r.output+1)
 			refs[r.output] = ref
 			return &outcome{refs: refs, found: true}, nil

@@ -54,7 +54,7 @@ func (c *cell) explore(a *attempt, i int) (any, error) {
 		return explored{}, nil
 	}
 	if p.settled && p.key.Stamp == (Stamp{}) {
-		if _, _, ok := c.s.cache.Sum(OutputID(p.key.ID, output), slot.Part); ok {
+		if _, ok := c.recall(OutputID(p.key.ID, output), slot.Part); ok {
 			return explored{}, nil
 		}
 	}

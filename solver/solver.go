@@ -188,18 +188,6 @@ func (h held) drop(s *Solver) {
 	}
 }
 
-// known asks the cache whether it has ever seen an output.
-func (s *Solver) known(ctx context.Context, out ID) bool {
-	if c, ok := s.cache.(Knower); ok {
-		return c.Known(out)
-	}
-	ref, known, err := s.cache.Get(ctx, out)
-	if ref != nil {
-		ref.Release()
-	}
-	return err == nil && (known || ref != nil)
-}
-
 // A Knower is a Cache that can say cheaply whether an ID was ever seen.
 type Knower interface{ Known(ID) bool }
 
