@@ -187,6 +187,9 @@ func Assemble(ctx context.Context, src Source, a Access, o ImageOptions) (*Image
 			if err == nil {
 				in.attested, err = attestAll(gctx, attestations, in.layers)
 			}
+			if err == nil && p.Ref != nil && src.Inline != nil && in.inlineCache == nil {
+				in.inlineCache, err = src.Inline(gctx, p)
+			}
 			return err
 		})
 	}

@@ -38,7 +38,12 @@ type Source struct {
 	Metadata  map[string][]byte // see the Key constants
 	// Attestations are about the parts of the result, by platform id.
 	Attestations map[string][]Attestation
+	Inline       InlineCache // nil: images carry no cache
 }
+
+// An InlineCache returns what the image of a part of the result carries of the build's
+// cache, or nil.
+type InlineCache func(context.Context, Platform) ([]byte, error)
 
 // A Platform is one part of a multi-platform result.
 type Platform struct {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
@@ -100,9 +99,6 @@ const exportStore = "export"
 // writeContent is the method by which blobs are written to it.
 const writeContent = "/containerd.services.content.v1.Content/Write"
 
-// pieceTimeout bounds waiting for another writer of the same blob.
-const pieceTimeout = time.Minute
-
 // sendContent writes the image to the client's content store, blobs it has excepted,
 // documents after what they name. The client writes index.json itself.
 func (e *Exporter) sendContent(ctx context.Context, a exporter.Access, img *exporter.Image) error {
@@ -124,46 +120,20 @@ func (e *Exporter) sendContent(ctx context.Context, a exporter.Access, img *expo
 		order = append(order, img.Top)
 	}
 	for _, d := range order {
-		if err := copyBlob(ctx, store, from, d); err != nil {
+		err := exporter.WriteBlob(ctx, store, d, func(ctx context.Context) (io.ReadCloser, error) {
+			ra, err := from.ReaderAt(ctx, d)
+			if err != nil {
+				return nil, err
+			}
+			return struct {
+				io.Reader
+				io.Closer
+			}{io.NewSectionReader(ra, 0, d.Size), ra}, nil
+		})
+		if err != nil {
 			return err
 		}
 	}
 	line.Done()
-	return nil
-}
-
-func copyBlob(ctx context.Context, to content.Ingester, from content.Provider, d ocispec.Descriptor) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	wait := time.AfterFunc(pieceTimeout, cancel)
-	w, err := content.OpenWriter(ctx, to, content.WithRef("dbuild-"+d.Digest.String()), content.WithDescriptor(d))
-	if !wait.Stop() {
-		return fmt.Errorf("the client does not take %s", d.Digest)
-	}
-	if errdefs.IsAlreadyExists(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	ra, err := from.ReaderAt(ctx, d)
-	if err != nil {
-		return err
-	}
-	defer ra.Close()
-	if st, err := w.Status(); err != nil {
-		return err
-	} else if st.Offset > 0 {
-		if err := w.Truncate(0); err != nil {
-			return err
-		}
-	}
-	if _, err := io.CopyBuffer(struct{ io.Writer }{w}, io.NewSectionReader(ra, 0, d.Size), make([]byte, 1<<20)); err != nil {
-		return err
-	}
-	if err := w.Commit(ctx, d.Size, d.Digest); err != nil && !errdefs.IsAlreadyExists(err) {
-		return err
-	}
 	return nil
 }

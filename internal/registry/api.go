@@ -6,4 +6,6 @@ package registry
 // A Location is a repository that holds a blob: "docker.io/library/alpine".
 type Location struct {
 	Repo string `json:"repo"`
+	// Insecure says that whoever named the repository accepts any certificate, or none.
+	Insecure bool `json:"insecure,omitempty"`
 }

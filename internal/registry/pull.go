@@ -32,12 +32,17 @@ func (c *Client) Resolve(ctx context.Context, g bksession.Group, ref string) (na
 	if err != nil {
 		return "", desc, err
 	}
-	host := reference.Domain(named)
-	_, desc, err = c.resolver(g, false).Resolve(quiet(ctx), fetchable(named))
+	desc, err = c.ResolveAt(ctx, g, Location{Repo: named.Name()}, named)
+	return named.String(), desc, err
+}
+
+// ResolveAt is Resolve for a name in a given repository.
+func (c *Client) ResolveAt(ctx context.Context, g bksession.Group, loc Location, named reference.Named) (ocispec.Descriptor, error) {
+	_, desc, err := c.resolver(g, loc.Insecure).Resolve(quiet(ctx), fetchable(named))
 	if err != nil {
-		return "", desc, explain("pull", reference.FamiliarString(named), host, err)
+		return desc, explain("pull", reference.FamiliarString(named), loc.Host(), err)
 	}
-	return named.String(), desc, nil
+	return desc, nil
 }
 
 func (c *Client) resolver(g bksession.Group, insecure bool) remotes.Resolver {
@@ -59,8 +64,13 @@ func (c *Client) Bytes(ctx context.Context, g bksession.Group, ref string, desc 
 	if err != nil {
 		return nil, err
 	}
+	return c.BytesAt(ctx, g, loc, desc)
+}
+
+// BytesAt is Bytes for a given repository.
+func (c *Client) BytesAt(ctx context.Context, g bksession.Group, loc Location, desc ocispec.Descriptor) ([]byte, error) {
 	if desc.Size > MaxManifest {
-		return nil, &Error{Op: "pull", Ref: ref, Host: loc.Host(), Class: ErrInvalid,
+		return nil, &Error{Op: "pull", Ref: loc.Repo, Host: loc.Host(), Class: ErrInvalid,
 			Cause: fmt.Sprintf("%s %s has %d bytes, more than the %d allowed", desc.MediaType, short(desc.Digest), desc.Size, MaxManifest)}
 	}
 	for try := 1; ; try++ {
@@ -123,7 +133,7 @@ func (c *Client) Referrers(ctx context.Context, g bksession.Group, ref string, d
 
 // Exists asks whether a repository holds a blob, or a manifest if that is what desc is.
 func (c *Client) Exists(ctx context.Context, g bksession.Group, loc Location, desc ocispec.Descriptor) (bool, error) {
-	hosts, err := c.hosts(g, false)(loc.Host())
+	hosts, err := c.hosts(g, loc.Insecure)(loc.Host())
 	if err != nil {
 		return false, err
 	}
@@ -212,7 +222,7 @@ func (b *blob) open() error {
 }
 
 func (b *blob) openAt(loc Location) error {
-	f, err := b.c.resolver(b.g, false).Fetcher(b.ctx, loc.Repo+"@"+b.desc.Digest.String())
+	f, err := b.c.resolver(b.g, loc.Insecure).Fetcher(b.ctx, loc.Repo+"@"+b.desc.Digest.String())
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,9 @@ type ImageLayer struct {
 	DiffID digest.Digest
 	From   []registry.Location
 	Desc   Desc
-	Log    *progress.Log // of the source vertex: pulling is shown there; may be nil
+	// Created is when the layer was made; now if it is not known.
+	Created time.Time
+	Log     *progress.Log // of the source vertex: pulling is shown there; may be nil
 	// Open, if set, reads the blob from somewhere else than a registry (a client's OCI
 	// layout); it is good only while the daemon runs.
 	Open func(ctx context.Context, g bksession.Group) (io.ReadCloser, error)
@@ -70,8 +72,12 @@ func (s *Store) Image(ctx context.Context, layers []ImageLayer) (*Ref, error) {
 		} else {
 			// Also if a row has lost its files: the new one replaces it.
 			id = "d-" + il.DiffID.Encoded()
+			created := il.Created
+			if created.IsZero() {
+				created = now
+			}
 			l = s.newLayer(id, layerRow{
-				Created: now, LastUsed: now, Description: il.Desc.Description, Type: il.Desc.Type,
+				Created: created, LastUsed: now, Description: il.Desc.Description, Type: il.Desc.Type,
 				Parents: parents, DiffID: il.DiffID, Promised: true,
 			})
 			l.uses++
