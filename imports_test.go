@@ -19,7 +19,7 @@ var rows = [][]string{
 	{"internal/registry", "internal/registry/*", "attest/provenance"},
 	{"internal/snapshot"},
 	{"source/image", "source/local", "source/git", "source/http", "policy", "exporter", "cache/bolt", "worker/runc", "worker/runc/*", "worker/fileop", "frontend", "history"},
-	{"exporter/*", "worker", "frontend/*", "frontend/dockerfile/*"},
+	{"exporter/*", "cache/remote", "worker", "frontend/*", "frontend/dockerfile/*"},
 	{"daemon"},
 	{"cmd/dbuild", "cmd/dbuild/*"},
 }

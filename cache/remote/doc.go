@@ -1,0 +1,21 @@
+// Package remote carries the solver's memory elsewhere and back: to a registry, into the
+// image that is exported, or to a directory of the client.
+//
+// What is written has BuildKit's form: layer blobs, and a config that lists records. A
+// record is named by a digest, may have results, which are chains of layers, and says
+// which records it was made from. Our records are
+//
+//	an output   digest: the ID under which a Cache knows it
+//	            inputs: the outputs it was made from, which nothing here depends on
+//	            results: its layers, if there are any; without, it is known to be known
+//	a sum       digest: the content of a part
+//	            inputs: the outputs that have this content, the part as selector
+//
+// Since the keys of a whole graph follow from what its sources mean and from sums, that
+// is all an empty daemon needs to find the last answer without fetching any other. Reading
+// a cache reads its manifest and its config; results are promises until somebody wants
+// their bytes. Records of BuildKit itself are read without harm and match nothing.
+//
+// A cache is advice. One that cannot be read is a warning, a layer that is gone is a miss.
+// Using somebody's cache means to trust what they say they built.
+package remote

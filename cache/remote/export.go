@@ -1,0 +1,252 @@
+package remote
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/labels"
+	"github.com/dbuild/dbuild/exporter"
+	"github.com/dbuild/dbuild/internal/progress"
+	"github.com/dbuild/dbuild/internal/snapshot"
+	"github.com/dbuild/dbuild/solver"
+	bksession "github.com/moby/buildkit/session"
+	digest "github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+)
+
+// respManifest is where clients look for the descriptor of what was written.
+const respManifest = "cache.manifest"
+
+// Annotations of layers, as BuildKit's importer reads them.
+const (
+	noteCreated     = "buildkit/createdat"
+	noteDescription = "buildkit/description"
+)
+
+// An Exporter writes one cache. It is good for one export.
+type Exporter struct {
+	name string
+	opts options
+	open func(context.Context, exporter.Access) (store, error)
+}
+
+// A store is where a cache is written to. Its methods are called concurrently.
+type store interface {
+	// blob writes what open returns, unless it is there already.
+	blob(ctx context.Context, b snapshot.Blob, line *progress.Tracker) error
+	manifest(ctx context.Context, d ocispec.Descriptor, data []byte) error
+}
+
+// Name is what the display calls the step.
+func (x *Exporter) Name() string { return x.name }
+
+// IgnoreError reports whether the build goes on if the export fails.
+func (x *Exporter) IgnoreError() bool { return x.opts.ignoreError }
+
+// layered is a solver.Ref that consists of layers; nil is an empty filesystem.
+type layered interface{ Snapshot() *snapshot.Ref }
+
+// An outcome is an entry and the layers of its result.
+type outcome struct {
+	solver.Entry
+	has   bool
+	blobs []snapshot.Blob // empty for an empty filesystem
+}
+
+// Export writes what is known of a build. targets are the refs that it was about. epoch is
+// the time that files of the build's image are no newer than, if there is one, so that
+// image and cache share their layers.
+func (x *Exporter) Export(ctx context.Context, entries []solver.Entry, targets []*snapshot.Ref, epoch *time.Time, a exporter.Access) (map[string]string, error) {
+	c := x.opts.compression
+	c.Epoch = epoch
+	line := a.Log.Track("preparing build cache for export")
+	outcomes, err := x.results(ctx, entries, targets, c, a)
+	if err != nil {
+		return nil, err
+	}
+	line.Done()
+	if !slices.ContainsFunc(outcomes, func(o outcome) bool { return len(o.blobs) > 0 }) {
+		a.Log.Track("skipping cache export for empty result").Done()
+		return nil, nil
+	}
+	to, err := x.open(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	gone, err := writeLayers(ctx, to, outcomes, a.Log)
+	if err != nil {
+		return nil, err
+	}
+	b := newBuilder()
+	layers := map[digest.Digest]snapshot.Blob{}
+	for _, o := range outcomes {
+		lost := slices.ContainsFunc(o.blobs, func(l snapshot.Blob) bool { return gone[l.Digest] })
+		switch {
+		case !o.has || lost:
+			b.add(o.Entry, nil, nil)
+		case len(o.blobs) == 0:
+			b.add(o.Entry, nil, []chain{{Layers: []int{}}})
+		default:
+			digests := make([]digest.Digest, len(o.blobs))
+			for i, l := range o.blobs {
+				digests[i] = l.Digest
+				layers[l.Digest] = l
+			}
+			b.add(o.Entry, []result{{Layer: b.stack(digests)}}, nil)
+		}
+	}
+	return x.writeDocuments(ctx, to, b, layers, a.Log)
+}
+
+// results finds the layers of each entry that is to have a result.
+func (x *Exporter) results(ctx context.Context, entries []solver.Entry, targets []*snapshot.Ref, c snapshot.Compression, a exporter.Access) ([]outcome, error) {
+	part := map[string]bool{}
+	ids := map[string]bool{}
+	for _, t := range targets {
+		if t != nil {
+			ids[t.ID()] = true
+			for _, id := range t.LayerIDs() {
+				part[id] = true
+			}
+		}
+	}
+	out := make([]outcome, len(entries))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for i, e := range entries {
+		out[i].Entry = e
+		l, ok := e.Ref.(layered)
+		if !ok {
+			continue
+		}
+		s := l.Snapshot()
+		if s == nil {
+			out[i].has = !e.Leaf
+			continue
+		}
+		if e.Leaf && !ids[s.ID()] {
+			continue // it is had from where it came from
+		}
+		if !x.opts.all && slices.ContainsFunc(s.LayerIDs(), func(id string) bool { return !part[id] }) {
+			continue
+		}
+		g.Go(func() error {
+			blobs, err := s.Blobs(ctx, snapshot.Access{Group: a.Group, Log: a.Log}, c)
+			var lost *snapshot.LostError
+			if errors.As(err, &lost) {
+				return nil
+			}
+			out[i].has, out[i].blobs = err == nil, blobs
+			return err
+		})
+	}
+	return out, g.Wait()
+}
+
+// writeLayers writes each layer once, and returns those that are not to be had any more.
+func writeLayers(ctx context.Context, to store, outcomes []outcome, log *progress.Log) (gone map[digest.Digest]bool, err error) {
+	gone = map[digest.Digest]bool{}
+	seen := map[digest.Digest]bool{}
+	var mu sync.Mutex // guards gone
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for _, o := range outcomes {
+		for _, l := range o.blobs {
+			if seen[l.Digest] {
+				continue
+			}
+			seen[l.Digest] = true
+			g.Go(func() error {
+				line := log.Track("writing layer " + l.Digest.String())
+				err := to.blob(ctx, l, line)
+				var lost *snapshot.LostError
+				if errors.As(err, &lost) && ctx.Err() == nil {
+					mu.Lock()
+					gone[l.Digest] = true
+					mu.Unlock()
+					err = nil
+				}
+				if err == nil {
+					line.Done()
+				}
+				return err
+			})
+		}
+	}
+	return gone, g.Wait()
+}
+
+// writeDocuments writes the config and the manifest or index that names everything.
+func (x *Exporter) writeDocuments(ctx context.Context, to store, b *builder, layers map[digest.Digest]snapshot.Blob, log *progress.Log) (map[string]string, error) {
+	data, err := json.Marshal(b.config)
+	if err != nil {
+		return nil, err
+	}
+	conf := ocispec.Descriptor{MediaType: configType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	line := log.Track("writing config " + conf.Digest.String())
+	if err := to.blob(ctx, document(conf, data), line); err != nil {
+		return nil, fmt.Errorf("write the config of the cache: %w", err)
+	}
+	line.Done()
+
+	var descs []ocispec.Descriptor
+	seen := map[digest.Digest]bool{}
+	for _, l := range b.Layers {
+		if !seen[l.Blob] {
+			seen[l.Blob] = true
+			descs = append(descs, describe(layers[l.Blob]))
+		}
+	}
+	what, top := "writing cache image manifest ", ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest}
+	version := specs.Versioned{SchemaVersion: 2}
+	if x.opts.manifest {
+		data, err = json.Marshal(ocispec.Manifest{Versioned: version, MediaType: top.MediaType, Config: conf, Layers: descs})
+	} else {
+		what, top.MediaType = "writing cache manifest ", ocispec.MediaTypeImageIndex
+		if !x.opts.oci {
+			top.MediaType = images.MediaTypeDockerSchema2ManifestList
+		}
+		data, err = json.Marshal(ocispec.Index{Versioned: version, MediaType: top.MediaType, Manifests: append(descs, conf)})
+	}
+	if err != nil {
+		return nil, err
+	}
+	top.Digest, top.Size = digest.FromBytes(data), int64(len(data))
+	line = log.Track(what + top.Digest.String())
+	if err := to.manifest(ctx, top, data); err != nil {
+		return nil, fmt.Errorf("write the manifest of the cache: %w", err)
+	}
+	line.Done()
+	desc, err := json.Marshal(top)
+	return map[string]string{respManifest: string(desc)}, err
+}
+
+// describe is how a layer stands in the manifest.
+func describe(l snapshot.Blob) ocispec.Descriptor {
+	d := ocispec.Descriptor{MediaType: l.MediaType, Digest: l.Digest, Size: l.Size}
+	d.Annotations = map[string]string{labels.LabelUncompressed: l.DiffID.String()}
+	if !l.Created.IsZero() {
+		d.Annotations[noteCreated] = l.Created.UTC().Format(time.RFC3339Nano)
+	}
+	if l.Description != "" {
+		d.Annotations[noteDescription] = l.Description
+	}
+	return d
+}
+
+// document is a small blob that is in memory.
+func document(d ocispec.Descriptor, data []byte) snapshot.Blob {
+	return snapshot.Blob{Descriptor: d, Local: true, Open: func(context.Context, bksession.Group) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(data)), nil
+	}}
+}

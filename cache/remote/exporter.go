@@ -1,0 +1,20 @@
+package remote
+
+import (
+	"github.com/dbuild/dbuild/exporter"
+)
+
+// NewExporter returns what writes a cache for one request, or says what is wrong with the
+// entry. It is nil for a cache inside the image: see Inline.
+func NewExporter(cfg Config, e Entry) (*Exporter, error) {
+	a := exporter.NewAttrs(e.Type+" cache", e.Attrs)
+	switch e.Type {
+	case "inline":
+		return nil, nil
+	case "registry":
+		return newRegistryExporter(cfg.Registry, a)
+	case "local":
+		return newLocalExporter(cfg.Sessions, a)
+	}
+	return nil, unknown("exporter", e.Type)
+}

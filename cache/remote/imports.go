@@ -1,0 +1,253 @@
+package remote
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/dbuild/dbuild/internal/progress"
+	"github.com/dbuild/dbuild/internal/registry"
+	"github.com/dbuild/dbuild/internal/snapshot"
+	"github.com/dbuild/dbuild/solver"
+	bksession "github.com/moby/buildkit/session"
+	digest "github.com/opencontainers/go-digest"
+)
+
+// Config is what caches work with; all fields are required.
+type Config struct {
+	Store    *snapshot.Store
+	Registry *registry.Client
+	Sessions *bksession.Manager
+	// Wrap makes the worker's kind of Ref of layers, and takes them over; it is given nil
+	// for an empty filesystem.
+	Wrap func(*snapshot.Ref) solver.Ref
+}
+
+// An Entry is a cache as a client names it.
+type Entry struct {
+	Type  string
+	Attrs map[string]string
+}
+
+// Name is what the display calls the cache.
+func (e Entry) Name() string {
+	switch e.Type {
+	case "registry":
+		return e.Attrs["ref"]
+	case "local":
+		return "local:" + e.Attrs["src"]
+	}
+	return e.Type
+}
+
+// Imports are the caches that one build reads. It is a solver.Cache that remembers nothing
+// it is told.
+type Imports struct {
+	cfg Config
+
+	mu   sync.RWMutex
+	list []*memory
+	// doubt is set when something turned out to be lost: from then on it is asked of each
+	// layer whether it is still there before a result is promised.
+	doubt bool
+}
+
+var (
+	_ solver.Cache  = (*Imports)(nil)
+	_ solver.Knower = (*Imports)(nil)
+)
+
+// NewImports returns Imports of no cache yet.
+func NewImports(cfg Config) *Imports { return &Imports{cfg: cfg} }
+
+// Load reads a cache's manifest and config, and answers from it from then on. Those that
+// were loaded first are asked first.
+func (im *Imports) Load(ctx context.Context, g bksession.Group, e Entry, log *progress.Log) error {
+	var o *origin
+	var err error
+	switch e.Type {
+	case "registry":
+		o, err = fromRegistry(ctx, im.cfg.Registry, g, e.Attrs)
+	case "local":
+		o, err = fromClient(ctx, im.cfg.Sessions, g, e.Attrs)
+	default:
+		err = unknown("importer", e.Type)
+	}
+	if err != nil {
+		return err
+	}
+	m, err := o.load(ctx, log)
+	if err != nil {
+		return err
+	}
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	im.list = append(im.list, m)
+	return nil
+}
+
+// Get implements solver.Cache. What it returns are promises.
+func (im *Imports) Get(ctx context.Context, id solver.ID) (solver.Ref, bool, error) {
+	im.mu.RLock()
+	list, doubt := im.list, im.doubt
+	im.mu.RUnlock()
+	known := false
+	for _, m := range list {
+		known = known || m.known[id]
+		layers, ok := m.result(id)
+		if !ok || doubt && !m.there(ctx, layers) {
+			continue
+		}
+		if len(layers) == 0 {
+			return im.cfg.Wrap(nil), true, nil
+		}
+		s, err := im.cfg.Store.Image(ctx, layers)
+		if err != nil {
+			return nil, true, fmt.Errorf("import a result: %w", err)
+		}
+		return im.cfg.Wrap(s), true, nil
+	}
+	return nil, known, nil
+}
+
+// Known implements solver.Knower.
+func (im *Imports) Known(id solver.ID) bool {
+	im.mu.RLock()
+	defer im.mu.RUnlock()
+	return slices.ContainsFunc(im.list, func(m *memory) bool { return m.known[id] })
+}
+
+// Sum implements solver.Cache. What it was computed from is somewhere else, so it is good
+// for looking up only.
+func (im *Imports) Sum(id solver.ID, part solver.Part) (solver.Sum, string, bool) {
+	im.mu.RLock()
+	defer im.mu.RUnlock()
+	for _, m := range im.list {
+		if sum, ok := m.sums[sumKey{id, part}]; ok {
+			return sum, "", true
+		}
+	}
+	return solver.Sum{}, "", false
+}
+
+// Drop implements solver.Cache.
+func (im *Imports) Drop(id solver.ID, _ solver.Ref) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	for _, m := range im.list {
+		im.doubt = im.doubt || m.known[id]
+		m.drop(id)
+	}
+}
+
+// Put implements solver.Cache.
+func (im *Imports) Put(solver.ID, solver.Ref) {}
+
+// PutSum implements solver.Cache.
+func (im *Imports) PutSum(solver.ID, solver.Part, solver.Sum, string) {}
+
+// A memory is what was read from one place. Only what is under mu changes.
+type memory struct {
+	from   *origin
+	layers map[digest.Digest]snapshot.ImageLayer
+	known  map[solver.ID]bool
+	sums   map[sumKey]solver.Sum
+
+	mu      sync.Mutex
+	results map[solver.ID]stored
+	gone    map[digest.Digest]bool // layers that were asked for
+}
+
+// A stored is a result as a config has it: expanding all of them would take much memory.
+type stored struct {
+	c *config
+	r int // record
+}
+
+type sumKey struct {
+	id   solver.ID
+	part solver.Part
+}
+
+func newMemory(from *origin) *memory {
+	return &memory{
+		from:    from,
+		gone:    map[digest.Digest]bool{},
+		layers:  map[digest.Digest]snapshot.ImageLayer{},
+		results: map[solver.ID]stored{},
+		known:   map[solver.ID]bool{},
+		sums:    map[sumKey]solver.Sum{},
+	}
+}
+
+// learn adds what a config says.
+func (m *memory) learn(c *config, layers map[digest.Digest]snapshot.ImageLayer) {
+	for d, l := range layers {
+		m.layers[d] = l
+	}
+	whole := c.whole(func(d digest.Digest) bool { return m.layers[d].DiffID != "" })
+	for i, r := range c.Records {
+		id, ok := bytesOf(r.Digest)
+		if !ok {
+			continue
+		}
+		m.known[id] = true
+		if c.has(r, whole) {
+			m.results[id] = stored{c, i}
+		}
+		for _, alternatives := range r.Inputs {
+			for _, in := range alternatives {
+				of, ok := bytesOf(c.Records[in.Link].Digest)
+				if part, isSum := partOf(in.Selector); ok && isSum {
+					m.sums[sumKey{of, part}] = id
+				}
+			}
+		}
+	}
+}
+
+// result returns the layers of the result with an ID; none is an empty filesystem.
+func (m *memory) result(id solver.ID) ([]snapshot.ImageLayer, bool) {
+	m.mu.Lock()
+	s, ok := m.results[id]
+	m.mu.Unlock()
+	if !ok {
+		return nil, false
+	}
+	blobs := s.c.layersOf(s.c.Records[s.r])
+	layers := make([]snapshot.ImageLayer, len(blobs))
+	for i, d := range blobs {
+		layers[i] = m.layers[d]
+	}
+	return layers, true
+}
+
+func (m *memory) drop(id solver.ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.results, id)
+}
+
+// there asks of each layer, once, whether it can still be had.
+func (m *memory) there(ctx context.Context, layers []snapshot.ImageLayer) bool {
+	for _, l := range layers {
+		m.mu.Lock()
+		gone, asked := m.gone[l.Blob.Digest]
+		m.mu.Unlock()
+		if !asked {
+			ok, err := m.from.exists(ctx, l.Blob)
+			if ctx.Err() != nil {
+				return false
+			}
+			gone = err != nil || !ok
+			m.mu.Lock()
+			m.gone[l.Blob.Digest] = gone
+			m.mu.Unlock()
+		}
+		if gone {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,48 @@
+package remote
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+	"github.com/dbuild/dbuild/exporter"
+	"github.com/dbuild/dbuild/internal/snapshot"
+)
+
+// options are what the caches that are written to a place of their own share.
+type options struct {
+	all         bool // results of all steps, not only those that are part of the last one's
+	ignoreError bool
+	oci         bool // media types of OCI, not of Docker
+	manifest    bool // a manifest, not an index
+	compression snapshot.Compression
+}
+
+func optionsFrom(a *exporter.Attrs) (options, error) {
+	// As with BuildKit, these two are no error whatever they say.
+	mode, ignore := a.String("mode"), a.String("ignore-error")
+	o := options{all: mode == "max", compression: a.Compression(), oci: a.Bool("oci-mediatypes", true)}
+	o.ignoreError, _ = strconv.ParseBool(ignore)
+	o.manifest = a.Bool("image-manifest", o.oci)
+	o.compression.DockerMediaTypes = !o.oci
+	if err := a.Done(); err != nil {
+		return o, err
+	}
+	if o.manifest && !o.oci {
+		return o, errors.New("a cache as an image manifest (image-manifest=true) needs the media types of OCI (oci-mediatypes=true)")
+	}
+	return o, nil
+}
+
+// Types of caches that are not there yet, of those that clients know.
+var missing = []string{"s3", "gha", "azblob"}
+
+// unknown says that there is no such cache.
+func unknown(what, kind string) error {
+	if slices.Contains(missing, kind) {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("unknown cache %s: %q is not implemented; there are registry, inline and local", what, kind))
+	}
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("unknown cache %s: %q", what, kind))
+}
