@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/attest"
 	"github.com/dbuild/dbuild/attest/provenance"
+	"github.com/dbuild/dbuild/cache/remote"
 	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/history"
 	"github.com/dbuild/dbuild/internal/progress"
@@ -46,6 +47,7 @@ type build struct {
 	compatibility int            // version of behaviour that the client wants; 0 is the newest
 	direct        bool           // the client asked for a frontend, and nothing else
 	root          *question      // what the client asked
+	imports       *importing
 
 	mu       sync.Mutex
 	vertices map[digest.Digest]origin // of every definition loaded, for errors
@@ -77,6 +79,7 @@ func (d *Daemon) newBuild(r *request) *build {
 		d: d, id: r.id, blobs: r.blobs(), stream: progress.NewStream(),
 		vertices: map[digest.Digest]origin{},
 		warned:   map[string]bool{},
+		imports:  &importing{life: context.Background(), Imports: remote.NewImports(d.cacheConfig()), begun: map[string]bool{}},
 		load:     worker.LoadOptions{Scope: r.session},
 		answers:  map[answerID]*provenance.Request{},
 		started:  time.Now(), direct: r.frontend != "", compatibility: int(r.compatibility),
@@ -85,7 +88,7 @@ func (d *Daemon) newBuild(r *request) *build {
 	if r.session != "" {
 		b.sessions = []string{r.session}
 	}
-	b.job = d.solver.NewJob(r.id, solver.JobOptions{Stream: b.stream, Value: b})
+	b.job = d.solver.NewJob(r.id, solver.JobOptions{Stream: b.stream, Value: b, Cache: b.imports})
 	b.root = b.ask("", r.attrs, r.inputs)
 	return b
 }
@@ -134,9 +137,11 @@ func (b *build) Blobs() (c snapshot.Compression, ok bool) {
 
 func (b *build) group() bksession.Group { return bksession.NewGroup(b.sessions...) }
 
-// close ends the build: what it held may be collected, what it showed is complete.
+// close ends the build: what it held may be collected, what it showed is complete. The
+// context of the build has ended.
 func (b *build) close() {
 	b.end()
+	_ = b.imports.await(context.Background())
 	b.stream.Close()
 	b.mu.Lock()
 	refs := b.refs

@@ -60,6 +60,11 @@ func (r *ref) result(ctx context.Context) (solver.Ref, error) {
 	if res != nil {
 		return res, nil
 	}
+	if len(r.edge.Vertex.Inputs) > 0 { // a source is quicker had than looked up elsewhere
+		if err := r.b.imports.await(ctx); err != nil {
+			return nil, err
+		}
+	}
 	out, err := r.b.job.Build(ctx, r.edge)
 	if err != nil {
 		return nil, r.b.locate(err)

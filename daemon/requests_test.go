@@ -96,6 +96,13 @@ func badRequests(t testing.TB) map[string]*controlapi.SolveRequest {
 		change(d, string(digest.FromBytes(d.Def[0])))
 		return def(d)
 	}
+	caches := func(kinds ...string) *controlapi.SolveRequest {
+		r := &controlapi.SolveRequest{Definition: ok, Cache: &controlapi.CacheOptions{}}
+		for _, k := range kinds {
+			r.Cache.Exports = append(r.Cache.Exports, &controlapi.CacheOptionsEntry{Type: k})
+		}
+		return r
+	}
 	exports := func(kind string, attrs ...string) *req {
 		e := &controlapi.Exporter{Type: kind, Attrs: map[string]string{}}
 		for i := 0; i < len(attrs); i += 2 {
@@ -196,6 +203,10 @@ func badRequests(t testing.TB) map[string]*controlapi.SolveRequest {
 		"bad image name":               exports("image", "name", "UPPER CASE"),
 		"bad compression":              exports("image", "name", "x", "compression", "rar"),
 		"bad compression level":        exports("image", "name", "x", "compression-level", "high"),
+		"unknown cache":                caches("magic"),
+		"cache without a name":         caches("registry"),
+		"cache without a directory":    caches("local"),
+		"cache twice":                  caches("local", "local"),
 		"deprecated unknown exporter":  {Definition: ok, ExporterDeprecated: "teleport"},
 		"source policy":                {Definition: ok, SourcePolicy: &spb.Policy{Rules: []*spb.Rule{nil}}},
 		"compatibility version":        {Definition: ok, CompatibilityVersion: 15},
@@ -254,7 +265,7 @@ func TestOddRequests(t *testing.T) {
 		"scratch":                {Definition: &pb.Definition{}},
 		"scratch, exported":      {Definition: &pb.Definition{}, Exporters: []*controlapi.Exporter{{Type: "cacheonly"}}},
 		"metadata of nothing":    {Definition: loose},
-		"cache that is not here": {Definition: ok, Cache: &controlapi.CacheOptions{ImportRefsDeprecated: []string{""}, ExportRefDeprecated: "x", Imports: []*controlapi.CacheOptionsEntry{{}}, Exports: []*controlapi.CacheOptionsEntry{{Type: "magic"}}}},
+		"cache that is not here": {Definition: ok, Cache: &controlapi.CacheOptions{ImportRefsDeprecated: []string{""}, Imports: []*controlapi.CacheOptionsEntry{{}, nil, {Type: "magic"}, {Type: "local"}, {Type: "registry"}}}},
 		"deprecated exporter":    {Definition: ok, ExporterDeprecated: "cacheonly", ExporterAttrsDeprecated: map[string]string{"a": "b"}},
 		"empty policy":           {Definition: ok, SourcePolicy: &spb.Policy{}},
 		"compatibility":          {Definition: ok, CompatibilityVersion: 30},

@@ -32,6 +32,7 @@ func (d *Daemon) Build(ctx context.Context, r *request) (resp map[string]string,
 	b.remember(ctx, r)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	b.imports.life = ctx
 	d.executor.Warm()
 	defer func() {
 		stats := b.job.Stats()
@@ -54,15 +55,19 @@ func (d *Daemon) Build(ctx context.Context, r *request) (resp map[string]string,
 		cancel(nil)
 		_ = arrived()
 	}()
+	caches, err := d.cacheExports(r)
+	if err != nil {
+		return nil, err
+	}
 	for _, e := range r.imports {
-		b.notice("importing cache from "+cacheName(e.GetType(), e.GetAttrs()), "not implemented: cache import; the build goes on with the local cache")
+		b.ImportCache(frontend.CacheEntry{Type: e.GetType(), Attrs: e.GetAttrs()})
 	}
 
 	res, err := b.solve(ctx, r)
 	if err != nil {
 		return nil, canceled(ctx, err)
 	}
-	resp, err = b.deliver(ctx, exporters, res)
+	resp, err = b.deliver(ctx, exporters, caches, res)
 	if err != nil {
 		return nil, canceled(ctx, err)
 	}
@@ -70,9 +75,11 @@ func (d *Daemon) Build(ctx context.Context, r *request) (resp map[string]string,
 	if err := arrived(); err != nil {
 		return nil, err
 	}
-	for _, e := range r.exports {
-		b.notice("exporting cache to "+cacheName(e.GetType(), e.GetAttrs()), "not implemented: cache export; nothing was written")
+	more, err := b.exportCaches(ctx, caches, res)
+	if err != nil {
+		return nil, canceled(ctx, err)
 	}
+	maps.Copy(resp, more)
 	for k, v := range res.Metadata {
 		if strings.HasPrefix(k, "frontend.") {
 			resp[k] = string(v)
@@ -91,15 +98,6 @@ func canceled(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	}
 	return err
-}
-
-func cacheName(kind string, attrs map[string]string) string {
-	for _, k := range []string{"ref", "src", "dest"} {
-		if attrs[k] != "" {
-			return kind + " " + attrs[k]
-		}
-	}
-	return kind
 }
 
 // watchSession cancels the build if the client's session does not arrive or goes away.
@@ -155,6 +153,9 @@ func (b *build) SolveFrontend(ctx context.Context, name string, req *frontend.Re
 	if len(b.sessions) > 0 {
 		req.Session = b.sessions[0]
 	}
+	if err := b.importFor(req.Opts); err != nil {
+		return nil, err
+	}
 	q := b.ask(name, req.Opts, req.Inputs)
 	res, err := f.Solve(ctx, q.bridge(), req)
 	if err != nil {
@@ -166,12 +167,12 @@ func (b *build) SolveFrontend(ctx context.Context, name string, req *frontend.Re
 
 // deliver builds the result and carries it out. If it turns out then that a layer of the
 // result is not to be had any more, the result is made again.
-func (b *build) deliver(ctx context.Context, exporters []exporter.Exporter, res *frontend.Result) (map[string]string, error) {
+func (b *build) deliver(ctx context.Context, exporters []exporter.Exporter, caches cacheExports, res *frontend.Result) (map[string]string, error) {
 	for try := 0; ; try++ {
 		if err := b.evaluate(ctx, res); err != nil {
 			return nil, err
 		}
-		resp, err := b.export(ctx, exporters, res)
+		resp, err := b.export(ctx, exporters, caches, res)
 		var lost *snapshot.LostError
 		if !errors.As(err, &lost) || try == maxLost {
 			return resp, err
@@ -189,12 +190,15 @@ func (b *build) deliver(ctx context.Context, exporters []exporter.Exporter, res 
 }
 
 // export carries the result out, each exporter in its turn: they share the client.
-func (b *build) export(ctx context.Context, exporters []exporter.Exporter, res *frontend.Result) (map[string]string, error) {
+func (b *build) export(ctx context.Context, exporters []exporter.Exporter, caches cacheExports, res *frontend.Result) (map[string]string, error) {
 	out := map[string]string{}
 	if len(exporters) == 0 {
 		return out, nil
 	}
 	src := exporter.Source{Metadata: res.Metadata}
+	if caches.inline {
+		src.Inline = b.inlineCache(res)
+	}
 	defer func() {
 		src.Ref.Release()
 		for _, p := range src.Platforms {

@@ -56,10 +56,18 @@ type Ref interface {
 	StatFile(ctx context.Context, path string) (*fstypes.Stat, error)
 }
 
+// A CacheEntry is a cache as clients name it: "registry" with "ref", and so on.
+type CacheEntry struct {
+	Type  string
+	Attrs map[string]string
+}
+
 // A Bridge is all that a frontend may ask of the daemon.
 type Bridge interface {
 	// Solve validates a definition and returns its lazy result.
 	Solve(context.Context, *pb.Definition) (Ref, error)
+	// ImportCache lets the build look for results in these caches, too.
+	ImportCache(...CacheEntry)
 	// SolveFrontend solves a request by the frontend of that name.
 	SolveFrontend(ctx context.Context, name string, req *Request) (*Result, error)
 	// ResolveImage returns the config of an image. It is shown as a vertex named opt.LogName.

@@ -58,6 +58,8 @@ func newFakeBridge(t testing.TB) *fakeBridge {
 	return b
 }
 
+func (b *fakeBridge) ImportCache(...frontend.CacheEntry) {}
+
 func (b *fakeBridge) SolveFrontend(_ context.Context, name string, _ *frontend.Request) (*frontend.Result, error) {
 	return nil, errors.New("there is no frontend " + name)
 }

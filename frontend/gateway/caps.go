@@ -15,7 +15,7 @@ func frontendCaps() []*capspb.APICap {
 		gwpb.CapSolveBase, gwpb.CapSolveInlineReturn, gwpb.CapResolveImage, gwpb.CapResolveImageResolveMode,
 		gwpb.CapReadFile, gwpb.CapReturnResult, gwpb.CapReturnMap, gwpb.CapReadDir, gwpb.CapStatFile,
 		gwpb.CapProtoRefArray, gwpb.CapReferenceOutput, gwpb.CapFrontendInputs, gwpb.CapGatewaySolveMetadata,
-		gwpb.CapFrontendCaps, gwpb.CapGatewayEvaluateSolve, gwpb.CapGatewayEvaluate, gwpb.CapGatewayWarnings,
+		gwpb.CapFrontendCaps, gwpb.CapImportCaches, gwpb.CapGatewayEvaluateSolve, gwpb.CapGatewayEvaluate, gwpb.CapGatewayWarnings,
 		gwpb.CapSourceMetaResolver, gwpb.CapSourceMetaResolverImageAttestations, gwpb.CapSourceMetaResolverHTTPChecksumRequest,
 		gwpb.CapAttestations,
 	)

@@ -79,6 +79,8 @@ func (b *bridge) Warn(_ context.Context, w frontend.Warning) {
 	b.warnings = append(b.warnings, w)
 }
 
+func (b *bridge) ImportCache(...frontend.CacheEntry) {}
+
 func (b *bridge) SolveFrontend(ctx context.Context, name string, r *frontend.Request) (*frontend.Result, error) {
 	return b.frontend(ctx, name, r)
 }

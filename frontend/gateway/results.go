@@ -23,6 +23,9 @@ func (v *service) Solve(ctx context.Context, req *gwpb.SolveRequest) (*gwpb.Solv
 	}
 	var res *frontend.Result
 	hasDef := len(req.GetDefinition().GetDef()) > 0
+	for _, e := range req.GetCacheImports() {
+		s.Bridge.ImportCache(frontend.CacheEntry{Type: e.GetType(), Attrs: e.GetAttrs()})
+	}
 	switch {
 	case req.GetFrontend() != "" && hasDef:
 		return nil, cerrdefs.ErrInvalidArgument.WithMessage("a request has either a definition or a frontend, not both")

@@ -1,0 +1,230 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/dbuild/dbuild/cache/remote"
+	"github.com/dbuild/dbuild/exporter"
+	"github.com/dbuild/dbuild/frontend"
+	"github.com/dbuild/dbuild/internal/snapshot"
+	"github.com/dbuild/dbuild/solver"
+	"github.com/dbuild/dbuild/worker"
+	"golang.org/x/sync/errgroup"
+)
+
+// cacheConfig is what caches of this daemon work with.
+func (d *Daemon) cacheConfig() remote.Config {
+	return remote.Config{Store: d.store, Registry: d.registry, Sessions: d.sessions.BuildKit(), Wrap: worker.NewRef}
+}
+
+// cacheExports are the caches that a build writes.
+type cacheExports struct {
+	exporters []*remote.Exporter
+	inline    bool // into the images that are exported
+}
+
+// cacheExports reads what a request says: what is wrong with it is said before anything
+// is built.
+func (d *Daemon) cacheExports(r *request) (cacheExports, error) {
+	var out cacheExports
+	seen := map[string]int{}
+	var twice []string
+	for _, e := range r.exports {
+		if e.GetType() == "inline" {
+			out.inline = true
+			continue
+		}
+		name := cacheID(frontend.CacheEntry{Type: e.GetType(), Attrs: e.GetAttrs()})
+		if seen[name]++; seen[name] == 2 {
+			twice = append(twice, e.GetType())
+		}
+	}
+	if len(twice) > 0 {
+		return out, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("duplicate cache exports %v", twice))
+	}
+	for _, e := range r.exports {
+		x, err := remote.NewExporter(d.cacheConfig(), remote.Entry{Type: e.GetType(), Attrs: e.GetAttrs()})
+		if err != nil {
+			return out, err
+		}
+		if x != nil {
+			out.exporters = append(out.exporters, x)
+		}
+	}
+	if v, err := strconv.ParseBool(r.attrs["build-arg:BUILDKIT_INLINE_CACHE"]); err == nil && v {
+		out.inline = true
+	}
+	return out, nil
+}
+
+// cacheID tells caches apart: in a registry by name, others by all that is said of them.
+func cacheID(e frontend.CacheEntry) string {
+	if ref := e.Attrs["ref"]; e.Type == "registry" && ref != "" {
+		return "registry\x00" + ref
+	}
+	id := e.Type
+	for _, k := range slices.Sorted(maps.Keys(e.Attrs)) {
+		id += "\x00" + k + "\x00" + e.Attrs[k]
+	}
+	return id
+}
+
+// An importing is the caches that a build reads, as they arrive.
+type importing struct {
+	*remote.Imports
+	life context.Context // of the build
+
+	mu      sync.Mutex
+	begun   map[string]bool // by cacheID
+	arrived []chan struct{} // each closed when one has been read, or could not be
+}
+
+// ImportCache implements frontend.Bridge: it begins to read caches, each once, while the
+// build goes on. One that cannot be read is a step that failed; the build does without.
+func (b *build) ImportCache(entries ...frontend.CacheEntry) {
+	im := b.imports
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	for _, e := range entries {
+		id := cacheID(e)
+		if im.begun[id] {
+			continue
+		}
+		im.begun[id] = true
+		arrived := make(chan struct{})
+		im.arrived = append(im.arrived, arrived)
+		go func() { // ends with the build, which waits for it
+			defer close(arrived)
+			log, done := b.step("import:"+id, "importing cache manifest from "+remote.Entry(e).Name())
+			done(im.Load(im.life, b.group(), remote.Entry(e), log))
+		}()
+	}
+}
+
+// importFor begins to read the caches that a frontend is told of.
+func (b *build) importFor(opts map[string]string) error {
+	var entries []frontend.CacheEntry
+	if v := opts["cache-imports"]; v != "" {
+		if err := json.Unmarshal([]byte(v), &entries); err != nil {
+			return fmt.Errorf("cache-imports is not a list of caches: %w: %w", err, errdefs.ErrInvalidArgument)
+		}
+	} else if v := opts["cache-from"]; v != "" {
+		for ref := range strings.SplitSeq(v, ",") {
+			entries = append(entries, frontend.CacheEntry{Type: "registry", Attrs: map[string]string{"ref": ref}})
+		}
+	}
+	b.ImportCache(entries...)
+	return nil
+}
+
+// await waits until the caches that were begun have been read, or ctx ends.
+func (im *importing) await(ctx context.Context) error {
+	im.mu.Lock()
+	pending := im.arrived
+	im.mu.Unlock()
+	for _, arrived := range pending {
+		select {
+		case <-arrived:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// edges are the outputs that a result consists of.
+func edges(res *frontend.Result) []solver.Edge {
+	var out []solver.Edge
+	for _, r := range results(res) {
+		if r, ok := r.(*ref); ok && r != nil && !r.empty {
+			out = append(out, r.edge)
+		}
+	}
+	return out
+}
+
+// inlineCache returns what puts the cache of a part of the result into its image.
+func (b *build) inlineCache(res *frontend.Result) exporter.InlineCache {
+	return func(ctx context.Context, p exporter.Platform) ([]byte, error) {
+		part := res.Ref
+		if res.Refs != nil {
+			part = res.Refs[p.ID]
+		}
+		entries := b.job.Entries(ctx, edges(&frontend.Result{Ref: part})...)
+		defer release(entries)
+		return remote.Inline(entries, p.Ref)
+	}
+}
+
+func release(entries []solver.Entry) {
+	for _, e := range entries {
+		if e.Ref != nil {
+			e.Ref.Release()
+		}
+	}
+}
+
+// exportCaches writes the caches, all at the same time.
+func (b *build) exportCaches(ctx context.Context, to cacheExports, res *frontend.Result) (map[string]string, error) {
+	if len(to.exporters) == 0 {
+		return nil, nil
+	}
+	entries := b.job.Entries(ctx, edges(res)...)
+	defer release(entries)
+	var targets []*snapshot.Ref
+	for _, r := range results(res) {
+		s, err := b.layers(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		defer s.Release()
+		targets = append(targets, s)
+	}
+	epoch, err := epochOf(res)
+	if err != nil {
+		return nil, err
+	}
+	answers := make([]map[string]string, len(to.exporters))
+	g, gctx := errgroup.WithContext(ctx)
+	for i, x := range to.exporters {
+		g.Go(func() error {
+			log, done := b.step(fmt.Sprint("cache:", i), x.Name())
+			answer, err := x.Export(gctx, entries, targets, epoch, exporter.Access{Group: b.group(), SessionIDs: b.sessions, Log: log})
+			done(err)
+			answers[i] = answer
+			if x.IgnoreError() && gctx.Err() == nil {
+				return nil
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for _, a := range answers {
+		maps.Copy(out, a)
+	}
+	return out, nil
+}
+
+// epochOf is the time that files of the result's images are clamped to, or nil. Of several
+// platforms with different times, one is chosen.
+func epochOf(res *frontend.Result) (*time.Time, error) {
+	src := exporter.Source{Metadata: res.Metadata}
+	for _, k := range slices.Sorted(maps.Keys(res.Metadata)) {
+		if id, ok := strings.CutPrefix(k, exporter.KeyEpoch+"/"); ok {
+			return src.EpochOf(exporter.Platform{ID: id})
+		}
+	}
+	return src.EpochOf(exporter.Platform{})
+}
