@@ -35,7 +35,19 @@ func run() int {
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, lookup: os.LookupEnv}
 	ctx, stop := a.untilSignal()
 	defer stop()
-	return a.execute(ctx, os.Args[1:])
+	args := os.Args[1:]
+	if isPlugin(os.Args[0]) {
+		rest, done, err := a.plugin(args)
+		if err != nil {
+			report(a.stderr, err, false)
+			return exitCode(err)
+		}
+		if done {
+			return 0
+		}
+		args = rest
+	}
+	return a.execute(ctx, args)
 }
 
 // execute runs one command line and returns what to exit with.
