@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -102,46 +101,59 @@ func (r *command) run(ctx context.Context, c *container) error {
 	if err := os.WriteFile(filepath.Join(c.dir, "config.json"), config, 0o600); err != nil {
 		return err
 	}
-	log := filepath.Join(c.dir, "log.json")
+	cmd := &invocation{r: r, dir: c.dir, id: c.id, std: c.std, watch: c.watch, verb: []string{"run", "--bundle", c.dir}, args: []string{c.id}}
 	// Its end is awaited also if ctx is done: then it is killed through the runtime first.
-	cmd := r.command(context.WithoutCancel(ctx),
-		r.args("--log", log, "--log-format", "json", "run", "--bundle", c.dir, c.id)...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.std.in, c.std.out, c.std.err
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("runtime: %w", err)
-	}
-	var wg sync.WaitGroup
-	done := make(chan struct{})
-	wg.Go(func() {
-		select {
-		case <-done:
-		case <-ctx.Done():
-			r.kill(c, cmd.Process, done)
-		}
-	})
-	err = cmd.Wait()
-	close(done)
-	wg.Wait()
+	cmd.kill = func(p *os.Process, done <-chan struct{}) { r.kill(c, p, done) }
+	code, err := cmd.run(ctx)
 	if ctx.Err() != nil {
 		return errors.Join(err, r.remove(c))
 	}
-	if err == nil {
-		return nil
-	}
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
+	if err != nil {
 		return errors.Join(err, r.remove(c))
 	}
-	if msg := lastError(log); msg != "" {
-		return errors.Join(startError(msg), r.remove(c))
-	}
-	code := exit.ExitCode()
-	if code < 0 {
-		return errors.Join(fmt.Errorf("runtime: %w", err), r.remove(c))
+	if code == 0 {
+		return nil
 	}
 	// The container's cgroup is gone with its counters.
 	oom := code == 128+int(syscall.SIGKILL) && c.spec.Linux.Resources.Memory != nil
 	return &ExitError{Code: code, OOMKilled: oom}
+}
+
+func (r *command) exec(ctx context.Context, c *container, x *execution) error {
+	config, err := json.Marshal(x.process)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(c.dir, "exec-"+x.id)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("process %s: %w", x.id, err)
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "process.json")
+	if err := os.WriteFile(file, config, 0o600); err != nil {
+		return err
+	}
+	cmd := &invocation{r: r, dir: dir, id: c.id, std: x.std, watch: x.watch, verb: []string{"exec", "--process", file}, args: []string{c.id}}
+	cmd.kill = func(p *os.Process, done <-chan struct{}) {
+		_ = x.watch.Signal(syscall.SIGKILL) // fails before it runs
+		select {
+		case <-done:
+		case <-time.After(killTimeout):
+			_ = p.Kill()
+		}
+	}
+	code, err := cmd.run(ctx)
+	if err != nil || code == 0 {
+		return err
+	}
+	return &ExitError{Code: code}
+}
+
+func (r *command) openStdio(p *Process) (*stdio, error) {
+	if p.Terminal {
+		return openTerminal(p.Stdin, p.Stdout)
+	}
+	return openStdio(p.Stdin, p.Stdout, p.Stderr)
 }
 
 // kill kills the container until the runtime has ended, and the runtime itself if that takes

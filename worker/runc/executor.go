@@ -37,8 +37,9 @@ type Executor struct {
 	end  context.CancelCauseFunc
 
 	mu      sync.Mutex
-	closed  bool           // under mu; no run starts after it is set
-	running sync.WaitGroup // runs
+	closed  bool                  // under mu; no run starts after it is set
+	watched map[string]*container // under mu; by ID, those that may get more processes
+	running sync.WaitGroup        // runs
 }
 
 // A runtime makes containers.
@@ -46,6 +47,10 @@ type runtime interface {
 	// run runs the container and removes it, also if ctx is done. The error is an
 	// *ExitError if the command did not succeed.
 	run(ctx context.Context, c *container) error
+	// exec runs one more process in a container that is watched.
+	exec(ctx context.Context, c *container, x *execution) error
+	// openStdio makes the standard files of a process.
+	openStdio(p *Process) (*stdio, error)
 	// name says what it is, with its version.
 	name() string
 	// warm gets ready for a first container.
@@ -62,6 +67,15 @@ type container struct {
 	spec    *specs.Spec
 	seccomp string // profile, see launcher.Profile
 	std     *stdio
+	watch   *Running // nil if nobody talks to it
+}
+
+// An execution is one more process in a container.
+type execution struct {
+	id      string
+	process *specs.Process
+	std     *stdio
+	watch   *Running
 }
 
 // Init must be the first call in main: if this process was started to make a container it
@@ -77,7 +91,7 @@ func New(c Config) (*Executor, error) {
 	if err := os.MkdirAll(c.Root, 0o700); err != nil {
 		return nil, fmt.Errorf("executor: %w", err)
 	}
-	e := &Executor{config: c, rootless: userns.RunningInUserNS()}
+	e := &Executor{config: c, rootless: userns.RunningInUserNS(), watched: map[string]*container{}}
 	e.life, e.end = context.WithCancelCause(context.Background())
 	e.cgroups = newCgroups(c.Root, c.CgroupParent)
 	var err error
@@ -148,7 +162,7 @@ var idPattern = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 func (p *Process) check() error {
 	if !idPattern.MatchString(p.ID) {
-		return fmt.Errorf("container id %.80q: want 1 to 64 letters, digits, - or _", p.ID)
+		return errBadID(p.ID)
 	}
 	switch p.Security {
 	case pb.SecurityMode_SANDBOX, pb.SecurityMode_INSECURE:
@@ -161,42 +175,54 @@ func (p *Process) check() error {
 		return fmt.Errorf("network mode %d is not known", p.Network)
 	}
 	if len(p.Args) == 0 {
-		return errors.New("no command to run")
+		return errNoCommand
 	}
 	return nil
 }
+
+var errNoCommand = errors.New("no command to run")
 
 // Run runs a process to its end. The error is nil if it exited with status 0, wraps an
 // [*ExitError] if it ended otherwise or could not be executed, and is ctx's cause if ctx was
 // done first: then the process was killed.
 func (e *Executor) Run(ctx context.Context, p Process) error {
-	if err := p.check(); err != nil {
+	ctx, done, err := e.enter(ctx)
+	if err != nil {
 		return err
 	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	e.mu.Lock()
-	if e.closed {
-		e.mu.Unlock()
-		return ErrClosed
-	}
-	e.running.Add(1)
-	e.mu.Unlock()
-	defer e.running.Done()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stop := context.AfterFunc(e.life, func() { cancel(ErrClosed) })
-	defer stop()
-
-	err := e.runProcess(ctx, &p)
+	defer done()
+	err = e.run(ctx, &p, nil)
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	return err
 }
 
-func (e *Executor) runProcess(ctx context.Context, p *Process) (err error) {
+// enter begins a run. The context it returns also ends with the executor.
+func (e *Executor) enter(ctx context.Context) (_ context.Context, done func(), _ error) {
+	if ctx.Err() != nil {
+		return nil, nil, context.Cause(ctx)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, nil, ErrClosed
+	}
+	e.running.Add(1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(e.life, func() { cancel(ErrClosed) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+		e.running.Done()
+	}, nil
+}
+
+// run runs the process, and has watch, if not nil, told about it.
+func (e *Executor) run(ctx context.Context, p *Process, watch *Running) (err error) {
+	if err := p.check(); err != nil {
+		return err
+	}
 	// The runtimes want a path without links.
 	if p.Rootfs, err = filepath.EvalSymlinks(p.Rootfs); err != nil {
 		return fmt.Errorf("root file system: %w", err)
@@ -238,7 +264,8 @@ func (e *Executor) runProcess(ctx context.Context, p *Process) (err error) {
 	if err != nil {
 		return err
 	}
-	c := &container{id: p.ID, dir: files.dir, spec: s}
+	s.Process.Terminal = p.Terminal
+	c := &container{id: p.ID, dir: files.dir, spec: s, watch: watch}
 	if !insecure {
 		c.seccomp = e.seccompProfile()
 	}
@@ -248,9 +275,12 @@ func (e *Executor) runProcess(ctx context.Context, p *Process) (err error) {
 		return err
 	}
 	defer removeStubs()
-	c.std, err = openStdio(p.Stdin, p.Stdout, p.Stderr)
-	if err != nil {
+	if c.std, err = e.runtime.openStdio(p); err != nil {
 		return err
+	}
+	if watch != nil {
+		watch.open(c.std)
+		defer e.watch(c)()
 	}
 	err = e.runtime.run(ctx, c)
 	return errors.Join(err, c.std.finish())

@@ -96,12 +96,19 @@ func (l *linked) run(ctx context.Context, c *container) error {
 	stopWatch := l.watch(ctx, c)
 	defer stopWatch()
 	req := &launcher.Request{
-		ID: c.id, StateDir: l.state, Spec: c.spec, Seccomp: c.seccomp, Rootless: l.e.rootless,
+		ID: c.id, StateDir: l.state, Spec: c.spec, Seccomp: c.seccomp, Rootless: l.e.rootless, Watch: c.watch != nil,
 	}
 	if client.Hello.Seccomp == "" {
 		req.Seccomp = ""
 	}
-	res, err := client.Run(ctx, req, c.std.in, c.std.out, c.std.err)
+	if req.Watch {
+		// Its further processes get what libcontainer gives them.
+		if c.spec.Linux.Seccomp, err = launcher.Profile(req.Seccomp, c.spec); err != nil {
+			return err
+		}
+		req.Seccomp = ""
+	}
+	res, err := client.Run(ctx, req, c.std.files(), c.watch.started)
 	if errors.Is(err, launcher.ErrDied) {
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 		defer cancel()
@@ -125,6 +132,31 @@ func (l *linked) run(ctx context.Context, c *container) error {
 		return errors.Join(&ExitError{Code: res.Code, OOMKilled: res.OOMKilled}, err)
 	}
 	return err
+}
+
+func (l *linked) exec(ctx context.Context, c *container, x *execution) error {
+	client, err := l.get()
+	if err != nil {
+		return err
+	}
+	req := &launcher.Request{ID: c.id, Exec: x.process, Watch: true}
+	res, err := client.Run(ctx, req, x.std.files(), x.watch.started)
+	switch {
+	case err != nil:
+		return err
+	case res.Err != "":
+		return startError(res.Err)
+	case res.Code != 0:
+		return &ExitError{Code: res.Code}
+	}
+	return nil
+}
+
+func (l *linked) openStdio(p *Process) (*stdio, error) {
+	if p.Terminal {
+		return openConsoleSocket(p.Stdin, p.Stdout)
+	}
+	return openStdio(p.Stdin, p.Stdout, p.Stderr)
 }
 
 // watch kills the container from outside if the launcher does not in time. The returned

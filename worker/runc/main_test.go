@@ -74,7 +74,7 @@ func newRootfs(t testing.TB) string {
 	must(t, err)
 	must(t, os.WriteFile(lower+"/bin/busybox", busybox, 0o755))
 	for _, name := range []string{"sh", "cat", "true", "false", "id", "pwd", "grep", "kill", "sleep", "env", "hostname", "ls", "mount", "df", "echo", "touch",
-		"mkdir", "ln", "rm", "ip", "ping", "stat", "readlink", "seq", "dd", "test", "ps", "mknod", "unshare", "tail", "head", "chroot", "awk", "nc", "umount", "rmdir"} {
+		"mkdir", "ln", "rm", "ip", "ping", "stat", "readlink", "seq", "dd", "test", "ps", "mknod", "unshare", "tail", "head", "chroot", "awk", "stty", "nc", "umount", "rmdir"} {
 		must(t, os.Symlink("busybox", lower+"/bin/"+name))
 	}
 	must(t, os.WriteFile(lower+"/etc/passwd", []byte("root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:app:/home/app:/bin/sh\n"), 0o644))

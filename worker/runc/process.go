@@ -31,6 +31,8 @@ type Process struct {
 
 	Stdin          io.Reader // nil: an empty stdin
 	Stdout, Stderr io.Writer
+	// Terminal gives the process a terminal, which is written to Stdout and reads Stdin.
+	Terminal bool
 	// RemoveStubsRecursive also removes the parent directories made for mount points.
 	RemoveStubsRecursive bool
 }

@@ -17,12 +17,14 @@ const drainTimeout = 2 * time.Second
 // stdio connects the standard files of a container with readers and writers.
 type stdio struct {
 	in, out, err *os.File // the container's
-	ours         []*os.File
 	copies       sync.WaitGroup
 	ended        atomic.Bool // the container has
 
 	mu       sync.Mutex
-	writeErr error // under mu: the first error of a writer
+	ours     []*os.File // under mu: the other ends
+	writeErr error      // under mu: the first error of a writer
+
+	terminal *terminal // nil if there is none
 }
 
 // openStdio starts to copy what a container will write. Both outputs are one pipe, and keep
@@ -78,10 +80,19 @@ func (s *stdio) output(to io.Writer) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.ours = append(s.ours, r)
+	s.keep(r)
 	s.copies.Go(func() { s.copy(to, r) })
 	return w, nil
 }
+
+// keep keeps an end of ours until finish.
+func (s *stdio) keep(f *os.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ours = append(s.ours, f)
+}
+
+func (s *stdio) files() [3]*os.File { return [3]*os.File{s.in, s.out, s.err} }
 
 // copy copies until the end of the pipe. The container is not stopped by a writer that
 // fails: what it writes then is dropped.
@@ -123,15 +134,17 @@ func (s *stdio) close() {
 func (s *stdio) finish() error {
 	s.close()
 	s.ended.Store(true)
+	s.mu.Lock()
 	for _, f := range s.ours {
 		_ = f.SetReadDeadline(time.Now().Add(drainTimeout))
 	}
+	s.mu.Unlock()
 	s.copies.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, f := range s.ours {
 		f.Close()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if errors.Is(s.writeErr, io.ErrClosedPipe) {
 		return nil // the reader has seen enough
 	}

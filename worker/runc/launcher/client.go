@@ -98,40 +98,54 @@ func (c *Client) Close() {
 	<-c.dead
 }
 
-// Run runs a container with the given standard files, which remain the caller's. When
-// ctx is done the container is killed; Run returns after its end in any case. The error
-// is [ErrDied], or says that the launcher could not be reached.
-func (c *Client) Run(ctx context.Context, req *Request, stdin, stdout, stderr *os.File) (Result, error) {
-	var res Result
+// Run runs a container, or one more process in it, with the given standard files, which
+// remain the caller's. When ctx is done the process is killed; Run returns after its end in
+// any case. The error is [ErrDied], or says that the launcher could not be reached. If the
+// request asks to watch, started is called when the command runs, with what sends signals
+// to it.
+func (c *Client) Run(ctx context.Context, req *Request, files [3]*os.File, started func(signal func(syscall.Signal) error)) (Result, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return res, os.NewSyscallError("socketpair", err)
+		return Result{}, os.NewSyscallError("socketpair", err)
 	}
 	conn, err := fileConn(fds[0])
 	if err != nil {
 		_ = unix.Close(fds[1])
-		return res, err
+		return Result{}, err
 	}
 	defer conn.Close()
-	err = c.sendFiles(fds[1], int(stdin.Fd()), int(stdout.Fd()), int(stderr.Fd()))
+	err = c.sendFiles(fds[1], int(files[0].Fd()), int(files[1].Fd()), int(files[2].Fd()))
 	_ = unix.Close(fds[1])
 	if err != nil {
-		return res, fmt.Errorf("%w: %w", ErrDied, err)
+		return Result{}, fmt.Errorf("%w: %w", ErrDied, err)
 	}
 	// From here on the end of this half of the socket kills the container.
 	stop := context.AfterFunc(ctx, func() { _ = conn.CloseWrite() })
 	defer stop()
-	if err := json.NewEncoder(conn).Encode(req); err != nil && ctx.Err() == nil {
-		return res, fmt.Errorf("%w: %w", ErrDied, err)
+	out := json.NewEncoder(conn)
+	if err := out.Encode(req); err != nil && ctx.Err() == nil {
+		return Result{}, fmt.Errorf("%w: %w", ErrDied, err)
 	}
-	if err := json.NewDecoder(conn).Decode(&res); err != nil {
-		if ctx.Err() != nil {
-			// Too early for the launcher to know what to run.
-			return res, context.Cause(ctx)
+	in := json.NewDecoder(conn)
+	for {
+		var event Event
+		if err := in.Decode(&event); err != nil {
+			if ctx.Err() != nil {
+				// Too early for the launcher to know what to run.
+				return Result{}, context.Cause(ctx)
+			}
+			return Result{}, ErrDied
 		}
-		return res, ErrDied
+		if event.Result != nil {
+			return *event.Result, nil
+		}
+		var mu sync.Mutex // serialises messages
+		started(func(sig syscall.Signal) error {
+			mu.Lock()
+			defer mu.Unlock()
+			return out.Encode(Command{Signal: int(sig)})
+		})
 	}
-	return res, nil
 }
 
 // sendFiles announces a container.

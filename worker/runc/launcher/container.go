@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	_ "github.com/opencontainers/cgroups/devices" // device rules of cgroups
@@ -21,11 +22,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// run makes the container, waits for its end and removes all of it. It closes stdio. When cancel is
-// closed the container is killed.
-func (s *server) run(req *Request, stdio [3]*os.File, cancel <-chan struct{}) Result {
-	code, oom, leftover, err := s.runContainer(req, stdio, cancel)
-	res := Result{Code: code, OOMKilled: oom}
+// A run is one process while it is served.
+type run struct {
+	s       *server
+	req     *Request
+	stdio   [3]*os.File
+	started func()        // tells the client; nil if it does not watch
+	cancel  chan struct{} // when closed the process is killed
+
+	mu      sync.Mutex
+	process *os.Process // under mu; nil if it ended, or is not watched
+}
+
+// do carries the request out and closes the standard files.
+func (r *run) do() *Result {
+	defer closeAll(r.stdio)
+	res := new(Result)
+	var leftover, err error
+	if r.req.Exec != nil {
+		res.Code, err = r.exec()
+	} else {
+		res.Code, res.OOMKilled, leftover, err = r.container()
+	}
 	if err != nil {
 		res.Err = err.Error()
 	}
@@ -35,8 +53,9 @@ func (s *server) run(req *Request, stdio [3]*os.File, cancel <-chan struct{}) Re
 	return res
 }
 
-func (s *server) runContainer(req *Request, stdio [3]*os.File, cancel <-chan struct{}) (code int, oom bool, leftover, err error) {
-	defer closeAll(stdio)
+// container makes the container, waits for its end and removes all of it.
+func (r *run) container() (code int, oom bool, leftover, err error) {
+	s, req := r.s, r.req
 	filter, err := s.filters.get(req.Seccomp, req.Spec)
 	if err != nil {
 		return 0, false, nil, err
@@ -61,11 +80,9 @@ func (s *server) runContainer(req *Request, stdio [3]*os.File, cancel <-chan str
 		return 0, false, nil, err
 	}
 	defer ours.Close()
-	p := req.process()
-	p.Stdin, p.Stdout, p.Stderr = stdio[0], stdio[1], stdio[2]
-	p.ExtraFiles = []*os.File{theirs}
-	p.Rlimits, err = rlimits(req.Spec.Process.Rlimits)
+	p, err := r.newProcess(req.Spec.Process, theirs)
 	if err == nil {
+		p.Init = true
 		err = c.Start(p)
 	}
 	theirs.Close()
@@ -74,18 +91,9 @@ func (s *server) runContainer(req *Request, stdio [3]*os.File, cancel <-chan str
 	}
 	// The init waits for leave to execute the command; nothing of the container's has
 	// run yet.
-	ended := make(chan struct{})
-	killed := make(chan struct{})
-	go func() {
-		defer close(killed)
-		select {
-		case <-cancel:
-			_ = c.Signal(unix.SIGKILL) // takes all of its process namespace along
-		case <-ended:
-		}
-	}()
-	defer func() { <-killed }()
-	defer close(ended)
+	defer r.killOnCancel(func() {
+		_ = c.Signal(unix.SIGKILL) // takes all of its process namespace along
+	})()
 
 	if filter != nil {
 		err = filter.send(ours, req.Spec.Process.NoNewPrivileges)
@@ -99,21 +107,126 @@ func (s *server) runContainer(req *Request, stdio [3]*os.File, cancel <-chan str
 		_, _ = p.Wait()
 		return 0, false, nil, err
 	}
-	closeAll(stdio)
-	state, err := p.Wait()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		return 0, false, nil, err
+	if r.started != nil {
+		if err := r.find(p); err != nil {
+			_ = c.Signal(unix.SIGKILL)
+			_, _ = p.Wait()
+			return 0, false, nil, err
+		}
+		s.watch(req.ID, c)
+		defer s.watch(req.ID, nil)
+		r.started()
 	}
-	code = exitCode(state)
+	code, err = r.wait(p)
 	if code != 0 {
 		oom = oomKilled(c)
 	}
-	return code, oom, nil, nil
+	return code, oom, nil, err
 }
 
-func (r *Request) process() *libcontainer.Process {
-	from := r.Spec.Process
+// exec runs one more process in a container.
+func (r *run) exec() (code int, err error) {
+	r.s.mu.Lock()
+	c := r.s.watched[r.req.ID]
+	r.s.mu.Unlock()
+	if c == nil {
+		return 0, errors.New("the container does not run")
+	}
+	// The end of this socket tells the process that it gets no filter from here.
+	ours, theirs, err := filterSocket()
+	if err != nil {
+		return 0, err
+	}
+	ours.Close()
+	defer theirs.Close()
+	p, err := r.newProcess(r.req.Exec, theirs)
+	if err != nil {
+		return 0, err
+	}
+	if err := c.Start(p); err != nil {
+		return 0, err
+	}
+	if err := r.find(p); err != nil {
+		_ = p.Signal(unix.SIGKILL)
+		_, _ = p.Wait()
+		return 0, err
+	}
+	defer r.killOnCancel(func() { r.signal(int(unix.SIGKILL)) })()
+	r.started()
+	return r.wait(p)
+}
+
+// killOnCancel kills the process when the client goes. The returned function ends that.
+func (r *run) killOnCancel(kill func()) (stop func()) {
+	ended := make(chan struct{})
+	killed := make(chan struct{})
+	go func() {
+		defer close(killed)
+		select {
+		case <-r.cancel:
+			kill()
+		case <-ended:
+		}
+	}()
+	return func() {
+		close(ended)
+		<-killed
+	}
+}
+
+// find keeps hold of a process that was not waited for yet, so that signals reach it and
+// never a later process with its number.
+func (r *run) find(p *libcontainer.Process) error {
+	pid, err := p.Pid()
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.process, err = os.FindProcess(pid)
+	return err
+}
+
+// wait waits until a process has ended.
+func (r *run) wait(p *libcontainer.Process) (code int, err error) {
+	closeAll(r.stdio)
+	state, err := p.Wait()
+	r.mu.Lock()
+	if r.process != nil {
+		_ = r.process.Release()
+		r.process = nil
+	}
+	r.mu.Unlock()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return 0, err
+	}
+	return exitCode(state), nil
+}
+
+// signal sends a signal to the command, if it still runs.
+func (r *run) signal(sig int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.process != nil {
+		_ = r.process.Signal(unix.Signal(sig))
+	}
+}
+
+// watch keeps a container for further processes; nil ends that.
+func (s *server) watch(id string, c *libcontainer.Container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c == nil {
+		delete(s.watched, id)
+		return
+	}
+	s.watched[id] = c
+}
+
+// newProcess translates a process. Its first file beside the standard ones is the end of
+// the socket of its filter.
+func (r *run) newProcess(from *specs.Process, filter *os.File) (*libcontainer.Process, error) {
 	noNewPrivileges := from.NoNewPrivileges
 	p := &libcontainer.Process{
 		Args:            from.Args,
@@ -124,12 +237,19 @@ func (r *Request) process() *libcontainer.Process {
 		AppArmorProfile: from.ApparmorProfile,
 		Label:           from.SelinuxLabel,
 		NoNewPrivileges: &noNewPrivileges,
-		Init:            true,
+		ExtraFiles:      []*os.File{filter},
 	}
 	for _, gid := range from.User.AdditionalGids {
 		p.AdditionalGroups = append(p.AdditionalGroups, int(gid))
 	}
-	return p
+	if from.Terminal {
+		p.ConsoleSocket = r.stdio[0]
+	} else {
+		p.Stdin, p.Stdout, p.Stderr = r.stdio[0], r.stdio[1], r.stdio[2]
+	}
+	var err error
+	p.Rlimits, err = rlimits(from.Rlimits)
+	return p, err
 }
 
 // filterSocket returns both ends of the socket over which the init gets its filter.

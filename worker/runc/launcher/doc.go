@@ -12,9 +12,11 @@
 //	  Run ───one socket each──▶ serve ──libcontainer──▶ init ─▶ the command
 //
 // The control socket carries, for each container, a socket of its own and the three
-// standard files. On that socket travel the [Request], then one [Result]. Whoever
-// closes it kills the container: a daemon that dies takes its containers with it, and
-// the launcher removes what they left before it ends.
+// standard files. On that socket travel the [Request], then an [Event] with the [Result].
+// Whoever closes it kills the container: a daemon that dies takes its containers with it,
+// and the launcher removes what they left before it ends. Who asked to watch is also told
+// when the command runs, may send a [Command] then, and may ask in the same way for
+// further processes in the container.
 //
 // # Seccomp
 //
@@ -25,4 +27,7 @@
 // thread in it, started by [Init], receives the finished filter and installs it for all
 // threads (SECCOMP_FILTER_FLAG_TSYNC). A container whose filter was not confirmed is
 // killed before its command starts.
+//
+// A further process executes its command without waiting for anybody, so that this cannot
+// be done for it: containers that may get some have a profile that libcontainer compiles.
 package launcher

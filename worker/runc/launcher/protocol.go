@@ -4,13 +4,21 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// A Request asks for one container.
+// A Request asks for one container, or for one more process in a container that runs.
 type Request struct {
 	ID string // names the container; [A-Za-z0-9_.+-]
 	// StateDir is a directory for what is known of the container while it lives. It is used
 	// only if the launcher cannot keep that in memory.
 	StateDir string
-	Spec     *specs.Spec // what to run, without seccomp rules
+	// Spec is what to run, without seccomp rules. A container that is to run further
+	// processes has them: libcontainer gives each process those of its container.
+	Spec *specs.Spec
+	// Exec is a process for a container that was asked for with Watch; then only ID counts
+	// besides. A process with a terminal has the socket that receives the terminal as its
+	// standard input.
+	Exec *specs.Process
+	// Watch asks for an event when the command runs. From then on it can be sent signals.
+	Watch bool
 
 	// Seccomp is the profile, as for [Profile]; none if empty.
 	Seccomp string
@@ -20,7 +28,14 @@ type Request struct {
 	Rootless bool
 }
 
-// A Result says how a container ended. Exactly one of Err and Code is meaningful: Err
+// An Event is what the launcher says about a process: that its command runs if Result is
+// nil, else how it ended.
+type Event struct{ Result *Result }
+
+// A Command is what a client says about a process that runs.
+type Command struct{ Signal int }
+
+// A Result says how a process ended. Exactly one of Err and Code is meaningful: Err
 // is not empty if the command never started.
 type Result struct {
 	Err       string

@@ -3,7 +3,6 @@
 package launcher
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/opencontainers/runc/libcontainer"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 )
@@ -23,6 +23,9 @@ type server struct {
 	filters filters
 	state   *os.File       // directory in memory for the containers' state, nil if there can be none
 	running sync.WaitGroup // containers
+
+	mu      sync.Mutex
+	watched map[string]*libcontainer.Container // under mu: those that may get further processes
 }
 
 // serveControl serves the daemon until it closes the control socket, then waits until
@@ -52,7 +55,7 @@ func serveControl() int {
 		return 1
 	}
 
-	s := new(server)
+	s := &server{watched: map[string]*libcontainer.Container{}}
 	s.state, _ = memoryDir() // else it is kept where the requests say
 	defer s.running.Wait()
 	for {
@@ -112,23 +115,31 @@ func (s *server) serve(files [4]*os.File) {
 	}
 	defer conn.Close()
 
-	in := bufio.NewReader(conn)
+	in := json.NewDecoder(conn)
 	req, err := readRequest(in)
 	if err != nil {
 		closeAll(stdio)
 		return // whoever asked is gone
 	}
-	// Nothing more is sent to us: the socket can only be closed, which means kill.
-	cancel := make(chan struct{})
+	out := json.NewEncoder(conn)
+	r := &run{s: s, req: req, stdio: stdio, cancel: make(chan struct{})}
+	if req.Watch {
+		r.started = func() { _ = out.Encode(Event{}) }
+	}
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		_, _ = io.Copy(io.Discard, in)
-		close(cancel)
+		for {
+			var c Command
+			if in.Decode(&c) != nil {
+				close(r.cancel) // the end of what is sent to us means kill
+				return
+			}
+			r.signal(c.Signal)
+		}
 	}()
 
-	result := s.run(req, stdio, cancel)
-	_ = json.NewEncoder(conn).Encode(result)
+	_ = out.Encode(Event{Result: r.do()})
 	// Our half is closed first: the client answers by closing its own, which ends the
 	// goroutine above.
 	if u, ok := conn.(*net.UnixConn); ok {
@@ -137,10 +148,13 @@ func (s *server) serve(files [4]*os.File) {
 	<-watched
 }
 
-func readRequest(in io.Reader) (*Request, error) {
+func readRequest(in *json.Decoder) (*Request, error) {
 	req := new(Request)
-	if err := json.NewDecoder(in).Decode(req); err != nil {
+	if err := in.Decode(req); err != nil {
 		return nil, err
+	}
+	if req.Exec != nil && req.Watch {
+		return req, nil
 	}
 	if req.Spec == nil || req.Spec.Process == nil || req.Spec.Linux == nil || req.Spec.Process.Capabilities == nil {
 		return nil, errors.New("incomplete request")

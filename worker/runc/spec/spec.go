@@ -87,7 +87,7 @@ func Generate(o Options) (*specs.Spec, error) {
 		Mounts:   mounts(o),
 		Process: &specs.Process{
 			Args:            o.Args,
-			Env:             environment(o.Env, o.Home),
+			Env:             Environment(o.Env, o.Home),
 			Cwd:             path.Join("/", cwd),
 			User:            specs.User{UID: o.UID, GID: o.GID, AdditionalGids: o.Groups},
 			Rlimits:         limits,
@@ -119,7 +119,8 @@ func Generate(o Options) (*specs.Spec, error) {
 	return s, nil
 }
 
-func environment(env []string, home string) []string {
+// Environment adds to env what is missing of PATH and HOME.
+func Environment(env []string, home string) []string {
 	has := func(name string) bool {
 		for _, e := range env {
 			if strings.HasPrefix(e, name+"=") {

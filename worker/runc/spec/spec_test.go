@@ -28,7 +28,7 @@ func TestEnvironment(t *testing.T) {
 		{[]string{"HOME=", "A=b"}, []string{"PATH=" + DefaultPath, "HOME=", "A=b"}},
 		{[]string{"PATHS=x", "HOME=/h", "PATH="}, []string{"PATHS=x", "HOME=/h", "PATH="}},
 	} {
-		if got := environment(test.in, "/root"); !slices.Equal(got, test.want) {
+		if got := Environment(test.in, "/root"); !slices.Equal(got, test.want) {
 			t.Errorf("%q: got %q, want %q", test.in, got, test.want)
 		}
 	}
