@@ -61,6 +61,9 @@ type build struct {
 
 	admitMu        sync.Mutex
 	admitted, over bool // has a place among the working builds; had it
+	// containers are those of frontends; those that still run are released at the end.
+	containers []*container
+	ended      bool // nothing more is kept
 }
 
 // origin is where an operation comes from.
@@ -144,9 +147,14 @@ func (b *build) close() {
 	_ = b.imports.await(context.Background())
 	b.stream.Close()
 	b.mu.Lock()
-	refs := b.refs
-	b.refs = nil
+	refs, containers := b.refs, b.containers
+	b.refs, b.containers, b.ended = nil, nil, true
 	b.mu.Unlock()
+	for _, c := range containers {
+		if err := c.Release(context.Background()); err != nil {
+			b.d.log.Error("release container", "build", b.id, "err", err)
+		}
+	}
 	for _, r := range refs {
 		r.Release()
 	}

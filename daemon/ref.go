@@ -3,15 +3,9 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
-	"io/fs"
-	"path"
 	"slices"
-	"strings"
 	"sync"
 
-	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/internal/treehash"
 	"github.com/dbuild/dbuild/llb"
@@ -112,104 +106,29 @@ func (r *ref) open(ctx context.Context) (treehash.FS, error) {
 	}
 }
 
-// files builds r and opens it; it returns p resolved to a path without symlinks.
-func (r *ref) files(ctx context.Context, p string) (treehash.FS, string, error) {
-	tree, err := r.open(ctx)
-	if err != nil {
-		return nil, "", err
-	}
-	p = strings.TrimPrefix(path.Clean("/"+p), "/")
-	resolved, err := treehash.Resolve(tree, p, true)
-	return tree, resolved, err
-}
-
 // ReadFile implements frontend.Ref.
 func (r *ref) ReadFile(ctx context.Context, p string, offset, length int64) ([]byte, error) {
-	if offset < 0 || length < 0 {
-		return nil, errdefs.ErrInvalidArgument.WithMessage("read " + p + ": offset and length must not be negative")
-	}
-	tree, resolved, err := r.files(ctx, p)
+	tree, err := r.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	st, err := tree.Lstat(resolved)
-	if err != nil {
-		return nil, err
-	}
-	if !fs.FileMode(st.Mode).IsRegular() {
-		return nil, fmt.Errorf("read %s: not a regular file", p)
-	}
-	f, err := tree.Open(resolved)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if offset >= st.Size {
-		return nil, nil
-	}
-	if offset > 0 {
-		if s, ok := f.(io.Seeker); ok {
-			_, err = s.Seek(offset, io.SeekStart)
-		} else {
-			_, err = io.CopyN(io.Discard, f, offset)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	if length == 0 || length > maxReadFile {
-		length = maxReadFile
-		if st.Size-offset > maxReadFile {
-			return nil, fmt.Errorf("%s exceeds maximum allowed size of %d bytes", p, maxReadFile)
-		}
-	}
-	return io.ReadAll(io.LimitReader(f, length))
+	return readFile(tree, p, offset, length)
 }
 
 // ReadDir implements frontend.Ref.
 func (r *ref) ReadDir(ctx context.Context, p, include string) ([]*fstypes.Stat, error) {
-	tree, resolved, err := r.files(ctx, p)
+	tree, err := r.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := path.Match(include, ""); err != nil {
-		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("pattern %q: %v", include, err))
-	}
-	names, err := tree.ReadDir(resolved)
-	if err != nil {
-		return nil, err
-	}
-	var out []*fstypes.Stat
-	for _, n := range names {
-		if include != "" {
-			if ok, _ := path.Match(include, n); !ok {
-				continue
-			}
-		}
-		st, err := tree.Lstat(path.Join(resolved, n))
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, named(st, n))
-	}
-	return out, nil
+	return readDir(tree, p, include)
 }
 
 // StatFile implements frontend.Ref.
 func (r *ref) StatFile(ctx context.Context, p string) (*fstypes.Stat, error) {
-	tree, resolved, err := r.files(ctx, p)
+	tree, err := r.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	st, err := tree.Lstat(resolved)
-	if err != nil {
-		return nil, err
-	}
-	return named(st, path.Base(path.Clean("/"+p))), nil
-}
-
-func named(st *fstypes.Stat, name string) *fstypes.Stat {
-	c := st.CloneVT()
-	c.Path = name
-	return c
+	return statFile(tree, p)
 }

@@ -23,7 +23,7 @@ func check(op *pb.Op) (outputs int, err error) {
 	case *pb.Op_Source:
 		return 1, checkSource(k.Source, inputs)
 	case *pb.Op_Exec:
-		return checkExecOp(k.Exec, inputs)
+		return CheckExecOp(k.Exec, inputs)
 	case *pb.Op_File:
 		return checkFile(k.File, inputs)
 	case *pb.Op_Build:
@@ -87,11 +87,13 @@ func checkBuild(op *pb.BuildOp, inputs int) error {
 	return nil
 }
 
-func checkExecOp(op *pb.ExecOp, inputs int) (outputs int, _ error) {
-	if op == nil || op.Meta == nil || len(op.Meta.Args) == 0 {
-		return 0, errors.New("a process needs arguments")
+// CheckExecOp says what is wrong with a process that has so many inputs, wherever it comes
+// from, and how many outputs it has.
+func CheckExecOp(op *pb.ExecOp, inputs int) (outputs int, _ error) {
+	if op == nil {
+		return 0, errors.New("a process is empty")
 	}
-	if err := checkMeta(op.Meta); err != nil {
+	if err := CheckMeta(op.Meta); err != nil {
 		return 0, err
 	}
 	if pb.NetMode_name[int32(op.Network)] == "" {
@@ -139,7 +141,11 @@ func checkExecOp(op *pb.ExecOp, inputs int) (outputs int, _ error) {
 	return outputs, nil
 }
 
-func checkMeta(m *pb.Meta) error {
+// CheckMeta says what is wrong with the description of a process.
+func CheckMeta(m *pb.Meta) error {
+	if m == nil || len(m.Args) == 0 {
+		return errors.New("a process needs arguments")
+	}
 	if err := checkPath("the working directory", m.Cwd); err != nil {
 		return err
 	}

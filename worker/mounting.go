@@ -22,12 +22,13 @@ import (
 // mounting is everything that one run of a process has mounted, opened or begun to
 // write. close undoes what commit did not turn into results.
 type mounting struct {
-	w    *Worker
-	d    solver.Demand
-	id   string // of the run
-	name string
+	w      *Worker
+	access snapshot.Access // on whose behalf
+	id     string          // of the run
+	name   string
 
 	drafts  map[int]*snapshot.Draft // by index of the mount
+	roots   map[int]string          // what is mounted from the host, by index of the mount
 	secrets string                  // tmpfs that holds secret files, if any
 	undo    []func() error          // last first
 }
@@ -45,7 +46,7 @@ func (m *mounting) close() error {
 
 // mount prepares the mounts of a process and fills in p.
 func (m *mounting) mount(ctx context.Context, mounts []*pb.Mount, in []solver.Ref, p *runc.Process) error {
-	m.drafts = map[int]*snapshot.Draft{}
+	m.drafts, m.roots = map[int]*snapshot.Draft{}, map[int]string{}
 	for i, mt := range mounts {
 		var ref solver.Ref
 		if n := input(mt); n >= 0 {
@@ -56,6 +57,7 @@ func (m *mounting) mount(ctx context.Context, mounts []*pb.Mount, in []solver.Re
 			if err != nil {
 				return err
 			}
+			m.roots[i] = root
 			p.Rootfs, p.ReadOnly = root, mt.Readonly
 			continue
 		}
@@ -81,6 +83,9 @@ func (m *mounting) mount(ctx context.Context, mounts []*pb.Mount, in []solver.Re
 		}
 		if err != nil {
 			return err
+		}
+		if out.Source != "" {
+			m.roots[i] = out.Source
 		}
 		p.Mounts = append(p.Mounts, out)
 	}
@@ -121,7 +126,7 @@ func (m *mounting) bind(ctx context.Context, i int, mt *pb.Mount, ref solver.Ref
 }
 
 func (m *mounting) readOnly(ctx context.Context, layers *snapshot.Ref) (string, error) {
-	mnt, err := layers.Mount(ctx, m.w.access(m.d))
+	mnt, err := layers.Mount(ctx, m.access)
 	if err != nil {
 		return "", err
 	}
@@ -135,7 +140,7 @@ func (m *mounting) draft(ctx context.Context, i int, layers *snapshot.Ref) (stri
 		return "", err
 	}
 	m.drafts[i] = draft
-	root, _, err := draft.Mount(ctx, m.w.access(m.d))
+	root, _, err := draft.Mount(ctx, m.access)
 	return root, err
 }
 
@@ -174,7 +179,7 @@ func (m *mounting) cache(ctx context.Context, mt *pb.Mount, ref solver.Ref) (str
 		Type:        snapshot.TypeCacheMount,
 		Description: fmt.Sprintf("cached mount %s from exec %s", mt.Dest, m.name),
 	}
-	dir, err := m.w.Store.OpenDir(ctx, key, desc, sharing, base, m.w.access(m.d))
+	dir, err := m.w.Store.OpenDir(ctx, key, desc, sharing, base, m.access)
 	if err != nil {
 		return "", lost(ref, err)
 	}
@@ -184,7 +189,7 @@ func (m *mounting) cache(ctx context.Context, mt *pb.Mount, ref solver.Ref) (str
 
 // secret writes a secret to a tmpfs that only this run sees.
 func (m *mounting) secret(ctx context.Context, i int, opt *pb.SecretOpt) (string, error) {
-	value, err := m.w.Sessions.Secret(ctx, group{m.d}, opt.GetID())
+	value, err := m.w.Sessions.Secret(ctx, m.access.Group, opt.GetID())
 	if errors.Is(err, session.ErrNoSecret) {
 		if opt.GetOptional() {
 			return "", errOptional
@@ -233,7 +238,7 @@ func (m *mounting) ssh(ctx context.Context, opt *pb.SSHOpt) (string, error) {
 	}
 	m.undo = append(m.undo, func() error { return os.RemoveAll(dir) })
 	id := cmp.Or(opt.GetID(), sshforward.DefaultID)
-	path, done, err := m.w.Sessions.SSHSocket(ctx, group{m.d}, session.SSHOptions{
+	path, done, err := m.w.Sessions.SSHSocket(ctx, m.access.Group, session.SSHOptions{
 		ID: id, Dir: dir, UID: int(opt.GetUid()), GID: int(opt.GetGid()), Mode: os.FileMode(opt.GetMode() & 0o777),
 	})
 	if errors.Is(err, session.ErrNoSSH) {
@@ -250,7 +255,7 @@ func (m *mounting) ssh(ctx context.Context, opt *pb.SSHOpt) (string, error) {
 }
 
 // commit turns the drafts into the outputs of the process.
-func (m *mounting) commit(ctx context.Context, mounts []*pb.Mount, outputs int, in []solver.Ref) (_ []solver.Ref, err error) {
+func (m *mounting) commit(ctx context.Context, mounts []*pb.Mount, outputs int) (_ []solver.Ref, err error) {
 	refs := make([]solver.Ref, outputs)
 	defer func() {
 		if err != nil {
@@ -274,7 +279,6 @@ func (m *mounting) commit(ctx context.Context, mounts []*pb.Mount, outputs int, 
 			return nil, err // close discards it
 		}
 		delete(m.drafts, i)
-		m.w.warm(m.d, snap)
 		refs[mt.Output] = NewRef(snap)
 	}
 	for i, r := range refs {

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/dbuild/dbuild/internal/treehash"
 	"github.com/dbuild/dbuild/llb"
-	"github.com/dbuild/dbuild/session"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker/runc"
 	"github.com/moby/buildkit/solver/pb"
@@ -116,8 +114,8 @@ func (o *execOp) Run(ctx context.Context, d solver.Demand, _ solver.Spec, in []s
 		return nil, err
 	}
 	defer o.w.release()
-	m := &mounting{w: o.w, d: d, id: newID(), name: o.name}
-	refs, err := o.run(ctx, m, in)
+	m := &mounting{w: o.w, access: o.w.access(d), id: newID(), name: o.name}
+	refs, err := o.run(ctx, d, m, in)
 	if cleanErr := m.close(); err == nil && cleanErr != nil {
 		for _, r := range refs {
 			r.Release()
@@ -127,54 +125,37 @@ func (o *execOp) Run(ctx context.Context, d solver.Demand, _ solver.Spec, in []s
 	return refs, err
 }
 
-func (o *execOp) run(ctx context.Context, m *mounting, in []solver.Ref) ([]solver.Ref, error) {
-	meta := o.op.Meta
-	p := runc.Process{
-		ID:                   m.id,
-		Args:                 meta.Args,
-		Env:                  slices.Concat(meta.Env, proxyEnv(meta.ProxyEnv)),
-		Cwd:                  meta.Cwd,
-		User:                 meta.User,
-		Hostname:             meta.Hostname,
-		Ulimits:              meta.Ulimit,
-		CgroupParent:         meta.CgroupParent,
-		Network:              o.op.Network,
-		Security:             o.op.Security,
-		Resources:            o.resources,
-		RemoveStubsRecursive: meta.RemoveMountStubsRecursive,
+func (o *execOp) run(ctx context.Context, d solver.Demand, m *mounting, in []solver.Ref) ([]solver.Ref, error) {
+	p, err := newProcess(o.op.Meta)
+	if err != nil {
+		return nil, err
 	}
-	for _, h := range meta.ExtraHosts {
-		ip, err := netip.ParseAddr(h.IP)
-		if err != nil {
-			return nil, fmt.Errorf("host %s: %q is not an IP address", h.Host, h.IP)
-		}
-		p.ExtraHosts = append(p.ExtraHosts, runc.HostIP{Host: h.Host, IP: ip})
-	}
-	for _, s := range o.op.Secretenv {
-		v, err := o.w.Sessions.Secret(ctx, group{m.d}, s.ID)
-		switch {
-		case errors.Is(err, session.ErrNoSecret) && s.Optional:
-			continue
-		case errors.Is(err, session.ErrNoSecret):
-			return nil, fmt.Errorf("secret %s: not found; pass it with --secret id=%s,src=FILE", s.ID, s.ID)
-		case err != nil:
-			return nil, err
-		}
-		p.Env = append(p.Env, s.Name+"="+string(v))
+	p.ID, p.Network, p.Security, p.Resources = m.id, o.op.Network, o.op.Security, o.resources
+	if err := o.w.secretEnv(ctx, m.access.Group, o.op.Secretenv, &p); err != nil {
+		return nil, err
 	}
 	if err := m.mount(ctx, o.op.Mounts, in, &p); err != nil {
 		return nil, err
 	}
 
-	stdout, stderr := m.d.Log().Output(1), m.d.Log().Output(2)
+	stdout, stderr := d.Log().Output(1), d.Log().Output(2)
 	p.Stdout, p.Stderr = stdout, stderr
-	err := o.w.Executor.Run(ctx, p)
+	err = o.w.Executor.Run(ctx, p)
 	stdout.Close()
 	stderr.Close()
 	if err = o.judge(ctx, err); err != nil {
 		return nil, err
 	}
-	return m.commit(ctx, o.op.Mounts, o.outputs, in)
+	refs, err := m.commit(ctx, o.op.Mounts, o.outputs)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range refs {
+		if s := r.(*Ref).snap; s != nil {
+			o.w.warm(d, s)
+		}
+	}
+	return refs, nil
 }
 
 // judge says whether a process that ended with err did what it should.
@@ -211,23 +192,4 @@ func (w *Worker) release() {
 	if w.processes != nil {
 		w.processes.Release(1)
 	}
-}
-
-// proxyEnv spells a proxy in both cases, as programs disagree about it.
-func proxyEnv(p *pb.ProxyEnv) []string {
-	if p == nil {
-		return nil
-	}
-	var out []string
-	add := func(name, value string) {
-		if value != "" {
-			out = append(out, strings.ToUpper(name)+"="+value, name+"="+value)
-		}
-	}
-	add("http_proxy", p.HttpProxy)
-	add("https_proxy", p.HttpsProxy)
-	add("ftp_proxy", p.FtpProxy)
-	add("no_proxy", p.NoProxy)
-	add("all_proxy", p.AllProxy)
-	return out
 }

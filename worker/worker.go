@@ -16,10 +16,11 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// An Executor runs one process in one container and returns an *runc.ExitError if its
-// status is not zero.
+// An Executor runs processes in containers, see runc.Executor.
 type Executor interface {
 	Run(context.Context, runc.Process) error
+	Start(context.Context, runc.Process) (*runc.Running, error)
+	Exec(ctx context.Context, container string, p runc.Process) (*runc.Running, error)
 }
 
 // Config is what a Worker is made of.

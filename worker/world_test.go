@@ -61,9 +61,10 @@ type world struct {
 
 // An executor runs processes as Go functions that see the mounts of the host.
 type executor struct {
-	mu  sync.Mutex
-	ran []runc.Process
-	do  func(context.Context, runc.Process) error
+	worker.Executor // nothing else is asked for
+	mu              sync.Mutex
+	ran             []runc.Process
+	do              func(context.Context, runc.Process) error
 }
 
 func (e *executor) Run(ctx context.Context, p runc.Process) error {

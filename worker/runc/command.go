@@ -105,8 +105,8 @@ func (r *command) run(ctx context.Context, c *container) error {
 	// Its end is awaited also if ctx is done: then it is killed through the runtime first.
 	cmd.kill = func(p *os.Process, done <-chan struct{}) { r.kill(c, p, done) }
 	code, err := cmd.run(ctx)
-	if ctx.Err() != nil {
-		return errors.Join(err, r.remove(c))
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
 	if err != nil {
 		return errors.Join(err, r.remove(c))
