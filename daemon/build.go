@@ -104,7 +104,7 @@ func (b *build) permit(r *request) (err error) {
 	}
 	for _, e := range r.entitlements {
 		if !slices.Contains(b.d.cfg.Entitlements, e) {
-			return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s is not allowed by this daemon: start it with --allow %s", e, e))
+			return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("entitlement %s is not allowed by this daemon: start it with --allow %s", e, e))
 		}
 		b.load.HostNetwork = b.load.HostNetwork || e == "network.host"
 		b.load.Insecure = b.load.Insecure || e == "security.insecure"

@@ -114,7 +114,10 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 	if err = d.openHistory(); err != nil {
 		return nil, err
 	}
-	d.executor, err = runc.New(runc.Config{Root: filepath.Join(cfg.Root, "executor"), Runtime: cfg.OCIRuntime, Network: cfg.Network})
+	d.executor, err = runc.New(runc.Config{
+		Root: filepath.Join(cfg.Root, "executor"), Runtime: cfg.OCIRuntime, Network: cfg.Network, DNS: runc.DNS(cfg.DNS),
+		CgroupParent: cfg.CgroupParent, AppArmorProfile: cfg.AppArmorProfile,
+	})
 	if err != nil {
 		return nil, err
 	}

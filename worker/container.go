@@ -75,18 +75,18 @@ func (w *Worker) NewContainer(ctx context.Context, r frontend.ContainerRequest, 
 func (c *Container) prepare(ctx context.Context, r frontend.ContainerRequest) error {
 	mounts, err := containerMounts(r.Mounts)
 	if err != nil {
-		return invalid(err)
+		return badRequest(err)
 	}
 	op := &pb.ExecOp{
 		Meta:   &pb.Meta{Args: []string{"container"}, ExtraHosts: r.ExtraHosts, Hostname: r.Hostname},
 		Mounts: mounts, Network: r.Network,
 	}
 	if _, err := llb.CheckExecOp(op, len(mounts)); err != nil {
-		return invalid(err)
+		return badRequest(err)
 	}
 	c.base = runc.Process{ID: c.m.id, Hostname: r.Hostname, Network: r.Network}
 	if err := addHosts(&c.base, r.ExtraHosts); err != nil {
-		return invalid(err)
+		return badRequest(err)
 	}
 	refs := append([]solver.Ref{}, c.opt.Refs...)
 	for len(refs) < len(mounts) {
@@ -148,7 +148,7 @@ func (c *Container) filesRef(ctx context.Context, files map[string][]byte) (solv
 	return NewRef(snap), nil
 }
 
-func invalid(err error) error { return cerrdefs.ErrInvalidArgument.WithMessage(err.Error()) }
+func badRequest(err error) error { return cerrdefs.ErrInvalidArgument.WithMessage(err.Error()) }
 
 // enter keeps the container until users.Done is called.
 func (c *Container) enter() error {
@@ -209,11 +209,11 @@ func (c *Container) process(ctx context.Context, p frontend.Process) (runc.Proce
 		return runc.Process{}, err
 	}
 	if err := llb.CheckMeta(p.Meta); err != nil {
-		return runc.Process{}, invalid(err)
+		return runc.Process{}, badRequest(err)
 	}
 	out, err := newProcess(p.Meta)
 	if err != nil {
-		return out, invalid(err)
+		return out, badRequest(err)
 	}
 	b := c.base
 	out.ID, out.Rootfs, out.ReadOnly, out.Mounts, out.Network = b.ID, b.Rootfs, b.ReadOnly, b.Mounts, b.Network
@@ -237,7 +237,7 @@ func (c *Container) process(ctx context.Context, p frontend.Process) (runc.Proce
 	}
 	for _, s := range p.SecretEnv {
 		if s.GetName() == "" || strings.ContainsAny(s.GetName(), "=\x00") {
-			return out, invalid(fmt.Errorf("a secret cannot be an environment variable named %q", s.GetName()))
+			return out, badRequest(fmt.Errorf("a secret cannot be an environment variable named %q", s.GetName()))
 		}
 	}
 	return out, c.w.secretEnv(ctx, c.opt.Access.Group, p.SecretEnv, &out)
@@ -256,7 +256,7 @@ func hasEnv(env []string, name string) bool {
 // opened must be closed before the container can be released.
 func (c *Container) Open(mount int) (_ treehash.FS, done func(), _ error) {
 	if mount < 0 || mount >= c.mounts {
-		return nil, nil, invalid(fmt.Errorf("the container has %d mounts, and none is number %d", c.mounts, mount))
+		return nil, nil, badRequest(fmt.Errorf("the container has %d mounts, and none is number %d", c.mounts, mount))
 	}
 	if err := c.enter(); err != nil {
 		return nil, nil, err
@@ -264,7 +264,7 @@ func (c *Container) Open(mount int) (_ treehash.FS, done func(), _ error) {
 	root, ok := c.m.roots[mount]
 	if !ok {
 		c.users.Done()
-		return nil, nil, invalid(fmt.Errorf("mount %d cannot be read from outside the container", mount))
+		return nil, nil, badRequest(fmt.Errorf("mount %d cannot be read from outside the container", mount))
 	}
 	dir, err := openLive(root)
 	if err != nil {
