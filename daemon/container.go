@@ -64,7 +64,7 @@ func (c *container) ReadFile(_ context.Context, mount int, path string, offset, 
 		return nil, err
 	}
 	defer done()
-	return readFile(tree, path, offset, length)
+	return readPart(tree, path, offset, length)
 }
 
 // ReadDir implements frontend.Container.

@@ -17,10 +17,10 @@ func resolve(tree treehash.FS, p string) (string, error) {
 	return treehash.Resolve(tree, strings.TrimPrefix(path.Clean("/"+p), "/"), true)
 }
 
-// readFile reads a part of a file for a frontend; a length of 0 means to its end.
-func readFile(tree treehash.FS, p string, offset, length int64) ([]byte, error) {
+// readPart reads a part of a file for a frontend; a length of 0 means to its end.
+func readPart(tree treehash.FS, p string, offset, length int64) ([]byte, error) {
 	if offset < 0 || length < 0 {
-		return nil, errdefs.ErrInvalidArgument.WithMessage("read " + p + ": offset and length must not be negative")
+		return nil, errdefs.ErrInvalidArgument.WithMessage("read " + p + ": invalid range: offset and length must not be negative")
 	}
 	resolved, err := resolve(tree, p)
 	if err != nil {
