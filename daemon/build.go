@@ -145,6 +145,7 @@ func (b *build) group() bksession.Group { return bksession.NewGroup(b.sessions..
 func (b *build) close() {
 	b.end()
 	_ = b.imports.await(context.Background())
+	b.warnings(b.stream.Unshown()...)
 	b.stream.Close()
 	b.mu.Lock()
 	refs, containers := b.refs, b.containers
@@ -226,18 +227,36 @@ func (b *build) ResolveSource(ctx context.Context, req *gwpb.ResolveSourceMetaRe
 // Platforms implements frontend.Bridge.
 func (b *build) Platforms() []ocispec.Platform { return b.d.worker.Platforms }
 
-// Warn implements frontend.Bridge. A warning about a vertex that this build does not
-// show gets a step of its own.
+// Warn implements frontend.Bridge. A warning about a vertex of a definition that was not
+// built yet waits until it is; one about anything else gets a step of its own.
 func (b *build) Warn(_ context.Context, w frontend.Warning) {
 	out := progress.Warning{Level: w.Level, Short: []byte(w.Short), URL: w.URL, Source: w.Source, Ranges: w.Ranges}
 	for _, l := range w.Detail {
 		out.Detail = append(out.Detail, []byte(l))
 	}
-	if !b.stream.Warn(w.Vertex, out) {
-		log, done := b.step("warnings", "warnings")
-		log.Warn(out)
-		done(nil)
+	if b.stream.Warn(w.Vertex, out) {
+		return
 	}
+	b.mu.Lock()
+	_, loaded := b.vertices[w.Vertex]
+	b.mu.Unlock()
+	if loaded {
+		b.stream.WarnLater(w.Vertex, out)
+		return
+	}
+	b.warnings(out)
+}
+
+// warnings shows warnings under a step of their own.
+func (b *build) warnings(list ...progress.Warning) {
+	if len(list) == 0 {
+		return
+	}
+	log, done := b.step("warnings", "warnings")
+	for _, w := range list {
+		log.Warn(w)
+	}
+	done(nil)
 }
 
 func (b *build) locate(err error) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	cerrdefs "github.com/containerd/errdefs"
@@ -42,6 +43,9 @@ func toStatus(err error) error {
 		st.msg = strings.Replace(st.msg, missing.Error(), missingFile+"input: "+missing.Error(), 1)
 	case errors.As(err, &absent):
 		st.msg = strings.Replace(st.msg, absent.Error(), missingFile+"input: "+absent.Error(), 1)
+	}
+	if len(st.details) > 0 { // somebody will look into it
+		st.details = slices.Insert(st.details, 0, detail(here())...)
 	}
 	st.msg = valid(st.msg)
 	return st.status().Err()
@@ -100,17 +104,23 @@ func (s *statusError) collect(err error) {
 	case *runc.ExitError:
 		payload = &gwpb.ExitMessage{Code: uint32(e.Code)}
 	}
-	if payload == nil {
-		return
+	if payload != nil {
+		s.details = append(s.details, detail(payload)...)
 	}
-	// Although the payloads are protobuf messages, clients expect their JSON.
+}
+
+// detail is a payload as clients decode it, or nothing if that is not possible. Although
+// payloads are protobuf messages, clients expect their JSON.
+func detail(payload any) []*anypb.Any {
 	url, err := typeurl.TypeURL(payload)
 	if err != nil {
-		return
+		return nil
 	}
-	if value, err := json.Marshal(payload); err == nil {
-		s.details = append(s.details, &anypb.Any{TypeUrl: url, Value: value})
+	value, err := json.Marshal(payload)
+	if err != nil {
+		return nil
 	}
+	return []*anypb.Any{{TypeUrl: url, Value: value}}
 }
 
 func code(err error) codes.Code {
@@ -176,7 +186,8 @@ func locate(err error, find func(*solver.VertexError) (*llb.Vertex, []*pb.Source
 		if errors.As(err, &exit) {
 			err = &errdefs.SolveError{Err: err, Solve: &errdefs.Solve{Op: v.Op, Description: v.Meta.GetDescription()}}
 		}
-		for _, loc := range v.Locations {
+		// Clients show the sources from the last to the first.
+		for _, loc := range slices.Backward(v.Locations) {
 			err = errdefs.WithSource(err, &errdefs.Source{Info: files[loc.SourceIndex], Ranges: loc.Ranges})
 		}
 	}

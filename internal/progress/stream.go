@@ -3,6 +3,8 @@ package progress
 import (
 	"context"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,8 +16,9 @@ import (
 type Stream struct {
 	mu       sync.Mutex
 	byDigest map[digest.Digest]*vertex
-	vertices []*vertex // in order of first attachment
-	items    []item    // everything that happened, in order
+	vertices []*vertex                   // in order of first attachment
+	items    []item                      // everything that happened, in order
+	early    map[digest.Digest][]Warning // of vertices that are not shown yet
 	closed   bool
 	done     chan struct{} // closed with the Stream
 	waiting  int           // readers waiting for wake
@@ -70,6 +73,10 @@ func (s *Stream) Attach(l *Log, v Vertex) {
 		s.byDigest[v.Digest] = vx
 		s.vertices = append(s.vertices, vx)
 		s.push(item{vertex: vx, ev: &state{}})
+		for _, w := range s.early[v.Digest] {
+			s.push(item{vertex: vx, ev: &w})
+		}
+		delete(s.early, v.Digest)
 	case vx.Name != v.Name:
 		vx.Vertex = v
 		st := vx.last
@@ -169,6 +176,29 @@ func (s *Stream) Warn(d digest.Digest, w Warning) bool {
 	}
 	s.push(item{vertex: v, ev: &w})
 	return true
+}
+
+// WarnLater keeps a warning until the vertex with digest d is attached.
+func (s *Stream) WarnLater(d digest.Digest, w Warning) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.early == nil {
+		s.early = map[digest.Digest][]Warning{}
+	}
+	s.early[d] = append(s.early[d], w)
+}
+
+// Unshown returns the warnings about vertices that have not been attached, and gives them
+// up.
+func (s *Stream) Unshown() []Warning {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Warning
+	for _, d := range slices.Sorted(maps.Keys(s.early)) {
+		out = append(out, s.early[d]...)
+	}
+	s.early = nil
+	return out
 }
 
 // push appends an item and wakes the readers. s.mu is held.
