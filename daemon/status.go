@@ -29,8 +29,12 @@ func statusResponses(events []progress.Event) []*controlapi.StatusResponse {
 			cur.Vertexes = append(cur.Vertexes, vertexStatus(e.Vertex))
 		case e.Status != nil:
 			s := e.Status
+			doing, _, some := strings.Cut(s.ID, " ") // "transferring context:"
+			if !some {
+				doing = ""
+			}
 			cur.Statuses = append(cur.Statuses, &controlapi.VertexStatus{
-				ID: valid(s.ID), Vertex: vertex, Current: s.Current, Total: s.Total,
+				ID: valid(s.ID), Name: valid(doing), Vertex: vertex, Current: s.Current, Total: s.Total,
 				Timestamp: timestamppb.New(s.Timestamp), Started: stamp(s.Started), Completed: stamp(s.Completed),
 			})
 		case e.Output != nil:

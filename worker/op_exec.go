@@ -76,14 +76,14 @@ func output(m *pb.Mount) int {
 }
 
 // byContent says whether input i is keyed by the content of what is mounted: only if
-// every mount of it is read-only.
+// nothing of it becomes a result.
 func (o *execOp) byContent(i int) bool {
 	seen := false
 	for _, m := range o.op.Mounts {
 		if input(m) != i {
 			continue
 		}
-		if m.Dest == pb.RootMount || !m.Readonly || output(m) >= 0 || m.MountType != pb.MountType_BIND ||
+		if m.Dest == pb.RootMount || output(m) >= 0 || m.MountType != pb.MountType_BIND ||
 			m.ContentCache == pb.MountContentCache_OFF {
 			return false
 		}

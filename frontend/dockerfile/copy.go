@@ -148,7 +148,7 @@ func (b *build) expandTransfer(s *stage, t *transfer) error {
 		}
 	}
 	t.Documents = docs
-	t.dest = destination(s.dir, t.Dest)
+	t.dest = destination(s.dir, s.slashes(t.Dest))
 	return t.check()
 }
 

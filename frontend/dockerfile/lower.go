@@ -55,8 +55,9 @@ func (b *build) begin(s *stage) error {
 		s.hostname = b.opts.hostname
 	}
 	if conf.WorkingDir != "" {
-		conf.WorkingDir = join(conf.WorkingDir, conf.WorkingDir)
-		s.dir = conf.WorkingDir
+		dir := s.slashes(conf.WorkingDir)
+		s.dir = join(dir, dir)
+		conf.WorkingDir = s.native(s.dir)
 	}
 	if conf.User != "" {
 		s.user = conf.User

@@ -2,6 +2,7 @@ package dockerfile
 
 import (
 	"path"
+	"strings"
 
 	"github.com/dbuild/dbuild/frontend/dockerfile/instruction"
 	"github.com/dbuild/dbuild/llb"
@@ -17,8 +18,8 @@ func (b *build) workdir(s *stage, in *instruction.Workdir) error {
 		b.lint.report(workdirRelativePath, in.Pos, p)
 	}
 	s.workdirSet = true
-	dir := join(s.image.Config.WorkingDir, p)
-	s.dir, s.image.Config.WorkingDir = dir, dir
+	dir := join(s.slashes(s.image.Config.WorkingDir), s.slashes(p))
+	s.dir, s.image.Config.WorkingDir = dir, s.native(dir)
 	if dir == "/" {
 		s.commit("WORKDIR /", false)
 		return nil
@@ -30,4 +31,23 @@ func (b *build) workdir(s *stage, in *instruction.Workdir) error {
 	}})
 	s.commit("WORKDIR "+dir, true)
 	return nil
+}
+
+// slashes is a path as operations have it: on Windows there are backslashes and a drive.
+func (s *stage) slashes(p string) string {
+	if s.platform.OS != windows {
+		return p
+	}
+	if len(p) > 1 && strings.EqualFold(p[:2], "c:") {
+		p = p[2:]
+	}
+	return strings.ReplaceAll(p, `\`, "/")
+}
+
+// native is a path as the platform writes it.
+func (s *stage) native(p string) string {
+	if s.platform.OS != windows {
+		return p
+	}
+	return strings.ReplaceAll(p, "/", `\`)
 }
