@@ -17,7 +17,7 @@ import (
 const mirrorVariable = "BUILDKIT_REGISTRY_MIRROR_DIR"
 
 // fixturesVersion is raised when fixtures change, so that older ones are not used.
-const fixturesVersion = "2"
+const fixturesVersion = "4"
 
 // fixtures are what the tests find on the machine, in a directory that is made once.
 type fixtures struct{ dir string }
@@ -61,7 +61,7 @@ func makeFixtures(ctx context.Context, dir, module string) (*fixtures, error) {
 	if err := f.makeKeys(ctx, module); err != nil {
 		return nil, err
 	}
-	if err := f.makeWWW(module); err != nil {
+	if err := f.makeWWW(); err != nil {
 		return nil, err
 	}
 	busybox, err := makeBusybox(ctx, dir)
@@ -91,17 +91,19 @@ func (f *fixtures) makeKeys(ctx context.Context, module string) error {
 	return stop.Run()
 }
 
-// makeWWW puts the one file of the internet that a test reads where the test looks.
-func (f *fixtures) makeWWW(module string) error {
-	readme, err := os.ReadFile(filepath.Join(module, "README.md"))
-	if err != nil {
-		return err
+// makeWWW puts the files of the internet that tests read where the tests look. Of one the
+// tests know the first words.
+func (f *fixtures) makeWWW() error {
+	for _, name := range []string{"moby/buildkit/v0.10.1/README.md", "moby/moby/v20.10.21/README.md"} {
+		at := filepath.Join(f.www(), name)
+		if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(at, []byte("The Moby Project\n"), 0o644); err != nil {
+			return err
+		}
 	}
-	at := filepath.Join(f.www(), "moby/buildkit/v0.10.1/README.md")
-	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(at, readme, 0o644)
+	return nil
 }
 
 // makeMirror pushes the stand-ins into a registry whose storage the tests use later.

@@ -14,6 +14,13 @@ import (
 )
 
 func main() {
+	if filepath.Base(os.Args[0]) == hellofsName && len(os.Args) == 2 {
+		if err := hellofs(os.Args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, "hellofs:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case insideArg:

@@ -43,6 +43,10 @@ func standins(busyboxProgram string, authority []byte) (images []image, foreign 
 	if err != nil {
 		return nil, nil, err
 	}
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		return nil, nil, err
+	}
 	single := func(name string, mode int64, data []byte) []byte {
 		l := newLayer()
 		l.file(name, data, mode)
@@ -60,7 +64,7 @@ func standins(busyboxProgram string, authority []byte) (images []image, foreign 
 		{Name: "library/alpine:latest", Layers: [][]byte{alpine}, Cmd: []string{"/bin/sh"}},
 		{Name: "amd64/debian:bullseye-20230109-slim", Layers: [][]byte{busybox["glibc"]}, Cmd: []string{"bash"}},
 		{Name: "tonistiigi/test:nolayers"},
-		{Name: "tonistiigi/hellofs:latest", Layers: [][]byte{single("hellofs", 0o755, []byte("#!/bin/sh\necho 'no file system in user space here' >&2\nexit 1\n"))}},
+		{Name: "tonistiigi/hellofs:latest", Layers: [][]byte{single(hellofsName, 0o755, self)}},
 		{Name: "cpuguy83/buildkit-foreign:latest", Layers: [][]byte{foreign, single("regular.txt", 0o644, []byte("regular\n"))}, Foreign: "http://" + foreignAddress + "/foreign.tar"},
 		{Name: "docker/buildkit-syft-scanner:stable-1", Layers: [][]byte{busybox["glibc"], single("bin/syft-scanner", 0o755, standin("scan"))}, Entrypoint: []string{"/bin/syft-scanner"}},
 	}
