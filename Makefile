@@ -45,11 +45,12 @@ bench: build tools demo-deps
 
 # conformance runs BuildKit's own integration tests against dbuild's daemon, or with
 # DAEMON=stock against buildkitd. ONLY is a regular expression of the tests to run, PARALLEL
-# how many run at once, DBUILD_BIN another dbuild. conformance-report compares the two.
+# how many run at once, DBUILD_BIN another dbuild; FAILED=1 leaves out what has passed.
+# conformance-report compares the two.
 CONFORMANCE = CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/conformance/conformance ./internal/conformance && \
   $(BIN)/conformance/conformance -dir $(BIN)/conformance -tools $(TOOLS)
 conformance: build tools conformance-deps
-	$(CONFORMANCE) -dbuild $(or $(DBUILD_BIN),$(BIN)/dbuild) -daemon $(or $(DAEMON),dbuild) -parallel $(or $(PARALLEL),2) -only '$(ONLY)'
+	$(CONFORMANCE) -dbuild $(or $(DBUILD_BIN),$(BIN)/dbuild) -daemon $(or $(DAEMON),dbuild) -parallel $(or $(PARALLEL),2) $(if $(FAILED),-failed) -only '$(ONLY)'
 
 conformance-report:
 	$(CONFORMANCE) -report docs/conformance.md

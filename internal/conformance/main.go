@@ -45,6 +45,7 @@ func run(ctx context.Context) error {
 		dbuild   = flag.String("dbuild", "bin/dbuild", "the dbuild program")
 		daemon   = flag.String("daemon", "dbuild", "whose daemon is tested: dbuild or stock")
 		only     = flag.String("only", "", "regular expression of the leaves to run; all if empty")
+		again    = flag.Bool("failed", false, "run only leaves that have not passed or been skipped yet")
 		parallel = flag.Int("parallel", 2, "leaves at once")
 		timeout  = flag.Duration("timeout", 180*time.Second, "time that a leaf may take")
 		list     = flag.Bool("list", false, "print the leaves with their groups and run nothing")
@@ -98,14 +99,22 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	before, err := readResults(resultsFile(*out, *daemon))
+	if err != nil {
+		return err
+	}
 	var chosen []leaf
 	for _, l := range leaves {
-		if match.MatchString(l.Name) {
+		done := before[l].Outcome == passed || before[l].Outcome == skipped
+		if match.MatchString(l.Name) && !(*again && done) {
 			chosen = append(chosen, l)
 		}
 	}
 	if len(chosen) == 0 {
-		return fmt.Errorf("no leaf matches %q", *only)
+		return fmt.Errorf("no leaf to run matches %q", *only)
+	}
+	if *only == "" && !*again {
+		before = results{} // of all that is run anew
 	}
 	if *list {
 		g, err := newGrouper(s)
@@ -121,5 +130,5 @@ func run(ctx context.Context) error {
 	if r.bin, err = daemonDir(*out, *daemon, *tools, *dbuild); err != nil {
 		return err
 	}
-	return r.run(ctx, chosen, *parallel, *only != "")
+	return r.run(ctx, chosen, *parallel, before)
 }

@@ -25,17 +25,9 @@ type runner struct {
 	timeout  time.Duration
 }
 
-// run runs the leaves, some at once, and prints what became of them. Results of leaves that
-// were not chosen are kept if some is true.
-func (r *runner) run(ctx context.Context, leaves []leaf, parallel int, some bool) error {
+// run runs the leaves, some at once, prints what became of them and adds that to all.
+func (r *runner) run(ctx context.Context, leaves []leaf, parallel int, all results) error {
 	file := resultsFile(r.out, r.daemon)
-	all := results{}
-	if some {
-		var err error
-		if all, err = readResults(file); err != nil {
-			return err
-		}
-	}
 	var mu sync.Mutex
 	done := results{}
 	g, ctx := errgroup.WithContext(ctx)
