@@ -6,12 +6,16 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
+	"strings"
 
 	"github.com/dbuild/dbuild/attest"
 	"github.com/dbuild/dbuild/exporter"
 	"github.com/dbuild/dbuild/frontend"
+	"github.com/dbuild/dbuild/frontend/sbom"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/internal/treehash"
+	"github.com/dbuild/dbuild/llb"
 )
 
 // attest makes what exporters attach to a result: what the frontend says about it, and
@@ -26,18 +30,26 @@ func (b *build) attest(ctx context.Context, res *frontend.Result, src exporter.S
 	}
 	out := map[string][]exporter.Attestation{}
 	for _, p := range parts {
-		for _, a := range res.Attestations[p.ID] {
-			list, err := takeAttestation(ctx, a)
+		r := res.Ref
+		if res.Refs != nil {
+			r = res.Refs[p.ID]
+		}
+		given := res.Attestations[p.ID]
+		if b.attests.SBOM != nil && r != nil && !slices.ContainsFunc(given, sbom.Is) {
+			a, err := b.scan(ctx, r, p, src.Multi())
+			if err != nil {
+				return nil, err
+			}
+			given = append(slices.Clip(given), a)
+		}
+		for _, a := range given {
+			list, err := b.takeAttestation(ctx, a, p)
 			if err != nil {
 				return nil, fmt.Errorf("attestation %s: %w", a.Path, err)
 			}
 			out[p.ID] = append(out[p.ID], list...)
 		}
 		if b.attests.Provenance != nil {
-			r := res.Ref
-			if res.Refs != nil {
-				r = res.Refs[p.ID]
-			}
 			out[p.ID] = append(out[p.ID], b.provenance(b.attests.Provenance, res, r))
 		}
 	}
@@ -47,8 +59,30 @@ func (b *build) attest(ctx context.Context, res *frontend.Result, src exporter.S
 // maxAttestation bounds the size of a file with an attestation, in bytes.
 const maxAttestation = 80 << 20
 
-// takeAttestation reads what a frontend attached.
-func takeAttestation(ctx context.Context, a frontend.Attestation) ([]exporter.Attestation, error) {
+// scan has the packages of a result listed, for frontends that do not care for that.
+func (b *build) scan(ctx context.Context, r frontend.Ref, p exporter.Platform, multi bool) (a frontend.Attestation, err error) {
+	s, err := sbom.Find(ctx, b, b.attests.SBOM, "")
+	if err != nil {
+		return a, err
+	}
+	g, err := llb.Load(r.Definition(), llb.Limits{})
+	if err != nil {
+		return a, err
+	}
+	label := ""
+	if multi {
+		label = p.ID
+	}
+	def, err := llb.Marshal(ctx, s.Scan(g.Output(), nil, label), p.Platform)
+	if err != nil {
+		return a, err
+	}
+	found, err := b.Solve(ctx, def)
+	return sbom.Attestation(found), err
+}
+
+// takeAttestation reads what is attached to a part of the result.
+func (b *build) takeAttestation(ctx context.Context, a frontend.Attestation, part exporter.Platform) ([]exporter.Attestation, error) {
 	r, ok := a.Ref.(*ref)
 	if !ok || r == nil {
 		return nil, fmt.Errorf("it is in no filesystem")
@@ -63,11 +97,11 @@ func takeAttestation(ctx context.Context, a frontend.Attestation) ([]exporter.At
 			}
 			out.Subjects = append(out.Subjects, sub)
 		}
-		b, err := r.whole(ctx, a.Path, maxAttestation)
+		doc, err := r.whole(ctx, a.Path, maxAttestation)
 		if err != nil {
 			return nil, err
 		}
-		out.Predicate = func(context.Context, []snapshot.Blob) ([]byte, error) { return b, nil }
+		out.Predicate = b.predicate(doc, isCore(a, out.Filename), part)
 		return []exporter.Attestation{out}, nil
 	}
 	tree, dir, err := r.files(ctx, a.Path)
@@ -80,17 +114,17 @@ func takeAttestation(ctx context.Context, a frontend.Attestation) ([]exporter.At
 	}
 	var out []exporter.Attestation
 	for _, name := range names {
-		b, err := r.whole(ctx, path.Join(a.Path, name), maxAttestation)
+		doc, err := r.whole(ctx, path.Join(a.Path, name), maxAttestation)
 		if err != nil {
 			return nil, err
 		}
-		s, err := attest.ParseStatement(b)
+		s, err := attest.ParseStatement(doc)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		x := exporter.Attestation{
 			PredicateType: s.PredicateType, Filename: name, InlineOnly: inline,
-			Predicate: func(context.Context, []snapshot.Blob) ([]byte, error) { return s.Predicate, nil },
+			Predicate: b.predicate(s.Predicate, isCore(a, name), part),
 		}
 		for _, sub := range s.Subject {
 			// "_" without a digest stands for whatever the statement is attached to.
@@ -99,6 +133,34 @@ func takeAttestation(ctx context.Context, a frontend.Attestation) ([]exporter.At
 		out = append(out, x)
 	}
 	return out, nil
+}
+
+// isCore reports whether a file lists what is in the result itself.
+func isCore(a frontend.Attestation, name string) bool {
+	core := string(a.Metadata[frontend.AttestationSBOMCore])
+	stem, _, _ := strings.Cut(name, ".")
+	return core != "" && stem == core
+}
+
+// predicate is a document as it is, or if it lists the files of the part, with the layers
+// that they are in.
+func (b *build) predicate(doc []byte, lists bool, part exporter.Platform) func(context.Context, []snapshot.Blob) ([]byte, error) {
+	return func(ctx context.Context, layers []snapshot.Blob) ([]byte, error) {
+		if !lists || len(layers) == 0 || part.Ref == nil {
+			return doc, nil
+		}
+		view, err := part.Ref.View(ctx, snapshot.Access{Group: b.group()})
+		if err != nil {
+			return nil, err
+		}
+		return attest.AddLayers(doc, func(file string) string {
+			depth, err := view.Depth(strings.Trim(path.Clean("/"+file), "/"))
+			if err != nil || depth >= len(layers) {
+				return "" // the scanner may list what is not there
+			}
+			return layers[len(layers)-1-depth].Digest.String()
+		})
+	}
 }
 
 // whole reads a file of no more than limit bytes.

@@ -52,6 +52,11 @@ func (b *build) capture(res *frontend.Result, out frontend.Ref) *provenance.Capt
 	}
 	// What a frontend read to make the result, but not the results for other platforms.
 	all := results(res)
+	for _, list := range res.Attestations { // they are about the result
+		for _, a := range list {
+			all = append(all, a.Ref)
+		}
+	}
 	q.mu.Lock()
 	others := slices.Clone(q.refs)
 	q.mu.Unlock()

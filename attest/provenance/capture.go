@@ -97,6 +97,9 @@ func (u *Used) AddGraph(g *llb.Graph) {
 	}
 }
 
+// defaultSSH is the id of an agent that is not named.
+const defaultSSH = "default"
+
 func (u *Used) addExec(e *pb.ExecOp) {
 	u.Network = u.Network || e.Network != pb.NetMode_NONE
 	for _, m := range e.Mounts {
@@ -104,7 +107,7 @@ func (u *Used) addExec(e *pb.ExecOp) {
 		case pb.MountType_SECRET:
 			u.Secrets = append(u.Secrets, Mount{m.SecretOpt.GetID(), m.SecretOpt.GetOptional()})
 		case pb.MountType_SSH:
-			u.SSH = append(u.SSH, Mount{m.SSHOpt.GetID(), m.SSHOpt.GetOptional()})
+			u.SSH = append(u.SSH, Mount{cmp.Or(m.SSHOpt.GetID(), defaultSSH), m.SSHOpt.GetOptional()})
 		}
 	}
 	for _, s := range e.Secretenv {

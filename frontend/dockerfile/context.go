@@ -19,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/dbuild/dbuild/frontend"
+	"github.com/dbuild/dbuild/frontend/sbom"
 	"github.com/dbuild/dbuild/llb"
 )
 
@@ -47,6 +48,7 @@ type loader struct {
 	origin     *origin // where that came from, if it was fetched
 	data       []byte
 	info       *pb.SourceInfo
+	scanner    *sbom.Scanner // nil: the client wants no list of packages
 
 	ignoreMu sync.Mutex  // held while it is read
 	ignore   *ignoreFile // nil until read

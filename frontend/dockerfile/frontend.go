@@ -49,6 +49,8 @@ type Platform struct {
 	// Base is the config of the image that the target was built on, or nil.
 	Base  *spec.DockerOCIImage
 	Epoch *time.Time // SOURCE_DATE_EPOCH
+	// Scan makes the lists of packages that the client asks for; nil if it does not.
+	Scan *pb.Definition
 }
 
 // Solve implements frontend.Frontend. The refs of the result are lazy. An error about a
@@ -61,6 +63,9 @@ func (dockerfile) Solve(ctx context.Context, bridge frontend.Bridge, req *fronte
 	defer func() { err = atSource(err, l.info) }()
 	if id := req.Opts["requestid"]; id != "" {
 		return l.subrequest(ctx, id)
+	}
+	if err := l.findScanner(ctx, req.Opts); err != nil {
+		return nil, err
 	}
 	built, err := l.convert(ctx)
 	if err != nil {
@@ -86,6 +91,9 @@ func (dockerfile) Solve(ctx context.Context, bridge frontend.Bridge, req *fronte
 			res.Ref = ref
 		}
 		if err := p.describe(res.Metadata, suffix); err != nil {
+			return nil, err
+		}
+		if err := l.attestScan(ctx, res, p); err != nil {
 			return nil, err
 		}
 		exported.Platforms = append(exported.Platforms, exportPlatform{ID: p.ID, Platform: p.Platform})
@@ -282,12 +290,18 @@ func (b *build) convert(ctx context.Context) (*Platform, error) {
 	if err != nil {
 		return nil, err
 	}
+	var scan *pb.Definition
+	if b.loader.scanner != nil {
+		if scan, err = b.scan(ctx, target); err != nil {
+			return nil, err
+		}
+	}
 	p := platforms.Normalize(platforms.DefaultSpec())
 	if b.given != nil {
 		p = platforms.Normalize(*b.given)
 	}
 	return &Platform{
 		ID: platforms.FormatAll(p), Platform: p, Definition: def,
-		Image: target.image, Base: target.baseImage, Epoch: b.epoch,
+		Image: target.image, Base: target.baseImage, Epoch: b.epoch, Scan: scan,
 	}, nil
 }

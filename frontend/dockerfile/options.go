@@ -81,9 +81,6 @@ func parseOptions(raw map[string]string) (*options, error) {
 			return nil, fmt.Errorf("invalid boolean value for BUILDKIT_GIT_ADVICE: %s", v)
 		}
 	}
-	if raw["attest:sbom"] != "" {
-		return nil, fmt.Errorf("not implemented: attest:sbom")
-	}
 	return o, nil
 }
 

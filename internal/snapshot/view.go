@@ -57,6 +57,21 @@ func (v *View) HostPath(path string) (string, error) {
 	return host, nil
 }
 
+// Depth returns how many layers lie above the one that path comes from. It is an error
+// for a directory.
+func (v *View) Depth(path string) (int, error) {
+	host, err := v.HostPath(path)
+	if err != nil {
+		return 0, err
+	}
+	for i, root := range v.roots {
+		if strings.HasPrefix(host, root+"/") {
+			return i, nil
+		}
+	}
+	return 0, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
+}
+
 // Lstat returns what is known about path; Path is path, Size is that of files and links.
 func (v *View) Lstat(path string) (*fstypes.Stat, error) {
 	path = strings.Trim(path, "/")
