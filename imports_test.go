@@ -26,7 +26,7 @@ var rows = [][]string{
 
 // also lists imports between packages of one row: a package and its own parts.
 var also = map[string][]string{
-	"frontend/dockerfile":               {"frontend/dockerfile/instruction"},
+	"frontend/dockerfile":               {"frontend/dockerfile/instruction", "frontend/sbom"},
 	"worker/runc":                       {"worker/runc/"},
 	"worker/runc/init":                  {"worker/runc/launcher"},
 	"internal/registry/registrytest":    {"internal/registry"},

@@ -114,14 +114,6 @@ func (a *app) finish(files resultFiles, quiet bool, ref string, resp map[string]
 
 // adapt fits the request to the daemon that was found.
 func (a *app) adapt(ctx context.Context, d *daemonConn, req *buildflags.Request) error {
-	if d.ours() && len(req.AsksAttest) > 0 {
-		a.note("%s: attestations are not implemented, none are made", strings.Join(req.AsksAttest, ", "))
-		for k := range req.Attrs {
-			if strings.HasPrefix(k, "attest:") {
-				delete(req.Attrs, k)
-			}
-		}
-	}
 	if !req.HostGateway {
 		return nil
 	}

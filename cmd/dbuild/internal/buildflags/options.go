@@ -214,10 +214,7 @@ func (f *Flags) annotations(r *Request, _ Env) error {
 
 // attestations reads --attest, --provenance and --sbom. Nothing is asked for by default.
 func (f *Flags) attestations(r *Request, _ Env) error {
-	add := func(flag, kind, params string) {
-		r.Attrs["attest:"+kind] = params
-		r.AsksAttest = append(r.AsksAttest, flag)
-	}
+	add := func(kind, params string) { r.Attrs["attest:"+kind] = params }
 	for _, v := range f.Attest {
 		fields, err := csvvalue.Fields(v, nil)
 		if err != nil {
@@ -243,7 +240,7 @@ func (f *Flags) attestations(r *Request, _ Env) error {
 			return fmt.Errorf("--attest %s: type is missing, such as type=provenance", v)
 		}
 		if !disabled {
-			add("--attest type="+kind, kind, strings.Join(params, ","))
+			add(kind, strings.Join(params, ","))
 		}
 	}
 	for _, s := range []struct{ flag, kind, value string }{{"--provenance", "provenance", f.Provenance}, {"--sbom", "sbom", f.SBOM}} {
@@ -252,7 +249,7 @@ func (f *Flags) attestations(r *Request, _ Env) error {
 		}
 		if on, err := strconv.ParseBool(s.value); err == nil {
 			if on {
-				add(s.flag, s.kind, "")
+				add(s.kind, "")
 			} else {
 				delete(r.Attrs, "attest:"+s.kind)
 			}
@@ -261,7 +258,7 @@ func (f *Flags) attestations(r *Request, _ Env) error {
 		if _, err := csvvalue.Fields(s.value, nil); err != nil || !strings.Contains(s.value, "=") {
 			return fmt.Errorf("%s %s: want true, false or parameters such as mode=max", s.flag, s.value)
 		}
-		add(s.flag, s.kind, s.value)
+		add(s.kind, s.value)
 	}
 	return nil
 }

@@ -36,7 +36,6 @@ type Request struct {
 	Entitlements  []string
 	Call          Call
 	HostGateway   bool     // Attrs["add-hosts"] has addresses that only the daemon knows
-	AsksAttest    []string // flags that ask for attestations
 	AsksCache     []string // flags that ask for external caches
 	RemainsCached bool     // nobody gets the result
 	Notices       []string // what the user should know about flags that do nothing
