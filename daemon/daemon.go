@@ -8,13 +8,11 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/containerd/platforms"
 	"github.com/dbuild/dbuild/cache/bolt"
 	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/frontend/dockerfile"
@@ -31,7 +29,6 @@ import (
 	"github.com/dbuild/dbuild/worker"
 	"github.com/dbuild/dbuild/worker/runc"
 	apitypes "github.com/moby/buildkit/api/types"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Package is how a dbuild daemon names itself to clients.
@@ -134,13 +131,17 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 	if err := sweepSteps(steps); err != nil {
 		return nil, err
 	}
+	runs, err := workerPlatforms(cfg.Platforms)
+	if err != nil {
+		return nil, err
+	}
 	d.worker = worker.New(worker.Config{
 		Root: steps, Store: d.store, Executor: d.executor, Sessions: d.sessions,
 		Images:      image.New(image.Config{Registry: d.registry, Store: d.store, Sessions: d.sessions.BuildKit()}),
 		Locals:      local.New(local.Config{Store: d.store, Sessions: d.sessions}),
 		HTTP:        http.New(http.Config{Store: d.store, Sessions: d.sessions}),
 		Git:         git.New(git.Config{Store: d.store, Sessions: d.sessions}),
-		Platforms:   nativePlatforms(),
+		Platforms:   runs,
 		Parallelism: cfg.MaxParallelism,
 	})
 	host, _ := os.Hostname()
@@ -181,16 +182,6 @@ func (d *Daemon) Close() error {
 		}
 	}
 	return err
-}
-
-func nativePlatforms() []ocispec.Platform {
-	p := platforms.Normalize(platforms.DefaultSpec())
-	out := []ocispec.Platform{{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant}}
-	if runtime.GOARCH == "amd64" {
-		out[0].Variant = ""
-		out = append(out, ocispec.Platform{OS: "linux", Architecture: "386"})
-	}
-	return out
 }
 
 func buildkitVersion() *apitypes.BuildkitVersion {
