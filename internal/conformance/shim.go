@@ -16,7 +16,6 @@ const (
 // shim is the buildkitd that the tests start: it runs dbuild with the flags that dbuild has
 // in place of those that the harness passes.
 const shim = `#!/bin/sh
-has() { %[1]s daemon --help | grep -q -- "$1"; }
 n=$#
 while [ $n -gt 0 ]; do
   arg=$1; shift; n=$((n-1))
@@ -25,13 +24,12 @@ while [ $n -gt 0 ]; do
     --oci-worker-gc=false) set -- "$@" --no-gc ;;
     --oci-worker-gc=true) ;;
     --oci-worker-snapshotter=*) set -- "$@" --snapshotter "${arg#*=}" ;;
-    --oci-worker-labels=*) ! has --worker-label || set -- "$@" --worker-label "${arg#*=}" ;;
-    --config=*) ! has --config || set -- "$@" "$arg" ;;
+    --oci-worker-labels=*) set -- "$@" --worker-label "${arg#*=}" ;;
     *) set -- "$@" "$arg" ;;
   esac
 done
 echo $$ >"${CONFORMANCE_DAEMON_PID:-/dev/null}"
-exec %[1]s daemon "$@" 2>>"${CONFORMANCE_DAEMON_LOG:-/dev/stderr}"
+exec %s daemon "$@" 2>>"${CONFORMANCE_DAEMON_LOG:-/dev/stderr}"
 `
 
 // daemonDir is the directory that is first in PATH of the tests, with the buildkitd and the
