@@ -14,12 +14,12 @@ const module = "github.com/dbuild/dbuild/"
 // rows is the direction of imports: a package may import only packages of rows above its
 // own, unless also says so. docs/architecture.md draws it.
 var rows = [][]string{
-	{"internal/flight", "internal/progress", "internal/treehash"},
+	{"internal/flight", "internal/progress", "internal/rpcerror", "internal/treehash"},
 	{"solver", "llb", "session", "attest"},
 	{"internal/registry", "internal/registry/*", "attest/provenance"},
 	{"internal/snapshot"},
 	{"source/image", "source/local", "source/git", "source/http", "policy", "exporter", "cache/bolt", "worker/runc", "worker/runc/*", "worker/fileop", "frontend", "history"},
-	{"exporter/*", "cache/remote", "worker", "frontend/*", "frontend/dockerfile/*"},
+	{"exporter/*", "cache/remote", "worker", "frontend/*", "frontend/dockerfile/*", "frontend/gateway/*"},
 	{"daemon"},
 	{"cmd/dbuild", "cmd/dbuild/*"},
 }
@@ -32,6 +32,8 @@ var also = map[string][]string{
 	"internal/registry/registrytest":    {"internal/registry"},
 	"exporter/exportertest":             {"exporter"},
 	"cmd/dbuild":                        {"cmd/dbuild/"},
+	"frontend/gateway":               {"frontend/gateway/wire"},
+	"frontend/gateway/client":        {"frontend/gateway/wire"},
 	"cmd/dbuild/internal/buildflags":    {"cmd/dbuild/internal/suggest"},
 	"cmd/dbuild/internal/buildkitdtoml": {"cmd/dbuild/internal/suggest"},
 }

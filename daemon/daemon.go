@@ -153,7 +153,9 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 	}
 	maps.Copy(d.labels, cfg.Labels)
 	d.solver = solver.New(solver.Config{Cache: d.cache})
-	d.frontends = map[string]frontend.Frontend{dockerfileFrontend: dockerfile.New()}
+	if err := d.wireFrontends(); err != nil {
+		return nil, err
+	}
 	d.gateway = gateway.NewForwarder()
 	if cfg.DebugAddr != "" {
 		if d.metrics, err = newMetrics(); err != nil {

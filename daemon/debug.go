@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dbuild/dbuild/internal/rpcerror"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -58,7 +59,7 @@ func (m *metrics) count(ctx context.Context, frontend string, took time.Duration
 	}
 	st := attribute.String("status", "success")
 	attrs := []attribute.KeyValue{attribute.String("frontend", frontend), st}
-	if c := code(err); err != nil {
+	if c := rpcerror.Code(err); err != nil {
 		st = attribute.String("status", "failure")
 		attrs = []attribute.KeyValue{attribute.String("frontend", frontend), st, attribute.String("error_code", c.String())}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -145,10 +146,8 @@ func (b *build) solve(ctx context.Context, r *request) (*frontend.Result, error)
 func (b *build) SolveFrontend(ctx context.Context, name string, req *frontend.Request) (*frontend.Result, error) {
 	f, ok := b.d.frontends[name]
 	if !ok {
-		if name == gatewayFrontend {
-			return nil, errdefs.ErrNotImplemented.WithMessage("not implemented: frontends as images (gateway.v0)")
-		}
-		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("frontend %q is not known here: use dockerfile.v0", name))
+		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("frontend %q is not known here, or is off: there are %s", name,
+			strings.Join(slices.Sorted(maps.Keys(b.d.frontends)), ", ")))
 	}
 	if len(b.sessions) > 0 {
 		req.Session = b.sessions[0]

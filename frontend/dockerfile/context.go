@@ -49,6 +49,7 @@ type loader struct {
 	data       []byte
 	info       *pb.SourceInfo
 	scanner    *sbom.Scanner // nil: the client wants no list of packages
+	beyond     error         // what the request demands that we cannot do, if another frontend can
 
 	ignoreMu sync.Mutex  // held while it is read
 	ignore   *ignoreFile // nil until read
@@ -66,12 +67,17 @@ type ignoreFile struct {
 // remote reports whether the build context is not a directory of the client.
 func (l *loader) remote() bool { return l.context != nil }
 
-func newLoader(ctx context.Context, bridge frontend.Bridge, opts *options, req *frontend.Request) (*loader, error) {
-	l := &loader{
+// bareLoader has read nothing yet.
+func bareLoader(bridge frontend.Bridge, opts *options, req *frontend.Request) *loader {
+	return &loader{
 		bridge: bridge, opts: opts, inputs: req.Inputs,
 		filename: dockerfileName, local: dockerfileLocal, images: map[string]*imageFlight{},
 		platform: platforms.Normalize(platforms.DefaultSpec()),
 	}
+}
+
+func newLoader(ctx context.Context, bridge frontend.Bridge, opts *options, req *frontend.Request) (*loader, error) {
+	l := bareLoader(bridge, opts, req)
 	if v := opts.raw["filename"]; v != "" {
 		l.filename = v
 	}

@@ -61,6 +61,12 @@ func (dockerfile) Solve(ctx context.Context, bridge frontend.Bridge, req *fronte
 		return nil, err
 	}
 	defer func() { err = atSource(err, l.info) }()
+	if other, ok := l.syntax(); ok {
+		return l.forward(ctx, req, other)
+	}
+	if l.beyond != nil {
+		return nil, l.beyond
+	}
 	if id := req.Opts["requestid"]; id != "" {
 		return l.subrequest(ctx, id)
 	}
@@ -131,6 +137,9 @@ func Convert(ctx context.Context, bridge frontend.Bridge, req *frontend.Request)
 	if err != nil {
 		return nil, err
 	}
+	if other, ok := l.syntax(); ok {
+		return nil, fmt.Errorf("only the frontend %s can say what this Dockerfile means", other.source)
+	}
 	built, err := l.convert(ctx)
 	return built, atSource(err, l.info)
 }
@@ -141,16 +150,19 @@ func open(ctx context.Context, bridge frontend.Bridge, req *frontend.Request) (*
 	if err != nil {
 		return nil, err
 	}
-	if err := checkCaps(req.Opts["frontend.caps"]); err != nil {
+	forward, err := checkCaps(req.Opts["frontend.caps"])
+	if err != nil && !forward {
 		return nil, err
 	}
-	return newLoader(ctx, bridge, opts, req)
+	l, err1 := newLoader(ctx, bridge, opts, req)
+	if err1 != nil {
+		return nil, err1
+	}
+	l.beyond = err
+	return l, nil
 }
 
 func (l *loader) convert(ctx context.Context) ([]*Platform, error) {
-	if err := l.checkSyntax(); err != nil {
-		return nil, err
-	}
 	lint, err := l.newLinter()
 	if err != nil {
 		return nil, err

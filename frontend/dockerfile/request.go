@@ -8,7 +8,6 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
@@ -26,52 +25,21 @@ var capabilities = []string{
 	"moby.buildkit.frontend.gitquerystring",
 }
 
-// checkCaps refuses what we cannot do. Each demand may end in "+forward": then it is for
-// the frontend that the Dockerfile names, but there is only us.
-func checkCaps(demands string) error {
+// checkCaps refuses what we cannot do. What ends in "+forward" is for the frontend that the
+// Dockerfile names: forward says that it may be left to that one.
+func checkCaps(demands string) (forward bool, err error) {
 	for d := range strings.SplitSeq(demands, ",") {
-		name, _, _ := strings.Cut(d, "+")
-		if name != "" && !slices.Contains(capabilities, name) {
-			return errdefs.NewUnsupportedFrontendCapError(name)
+		name, flag, _ := strings.Cut(d, "+")
+		if name == "" || slices.Contains(capabilities, name) {
+			continue
 		}
-	}
-	return nil
-}
-
-// Syntax returns the frontend image that a Dockerfile names in its syntax directive, and
-// what stands behind it.
-func Syntax(dockerfile []byte) (ref, cmdline string, ok bool) {
-	ref, cmdline, _, ok = parser.DetectSyntax(dockerfile)
-	return ref, cmdline, ok
-}
-
-// Builtin reports whether a syntax is that of this package, so that nothing needs to be
-// pulled: "dockerfile.v0" and the stable releases of docker/dockerfile.
-func Builtin(ref string) bool {
-	if ref == "dockerfile.v0" {
-		return true
-	}
-	name, _, _ := strings.Cut(strings.TrimPrefix(ref, "docker.io/"), "@")
-	name, tag, _ := strings.Cut(name, ":")
-	return name == "docker/dockerfile" && !strings.Contains(tag, "labs")
-}
-
-// checkSyntax finds out whether another frontend is asked for, which is for the daemon
-// to run.
-func (l *loader) checkSyntax() error {
-	if _, ok := l.opts.raw["cmdline"]; ok {
-		return nil // whoever came here obeyed the directive
-	}
-	if v, ok := l.opts.raw["build-arg:BUILDKIT_SYNTAX"]; ok {
-		if ref, _, _ := strings.Cut(strings.TrimSpace(v), " "); ref != "dockerfile.v0" {
-			return fmt.Errorf("not implemented: BUILDKIT_SYNTAX=%s", v)
+		err = errdefs.NewUnsupportedFrontendCapError(name)
+		if flag != "forward" {
+			return false, err
 		}
-		return nil
+		forward = true
 	}
-	if ref, _, at, ok := parser.DetectSyntax(l.data); ok && !Builtin(ref) {
-		return parser.WithLocation(fmt.Errorf("not implemented: syntax %s", ref), at)
-	}
-	return nil
+	return forward, err
 }
 
 // subrequest answers a question about the Dockerfile instead of building it.

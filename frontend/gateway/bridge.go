@@ -68,14 +68,21 @@ func (v *service) ReadFile(ctx context.Context, req *gwpb.ReadFileRequest) (*gwp
 	if err != nil {
 		return nil, err
 	}
-	if req.GetRange().GetOffset() < 0 || req.GetRange().GetLength() < 0 {
-		return nil, cerrdefs.ErrInvalidArgument.WithMessage("read " + req.GetFilePath() + ": offset and length must not be negative")
+	if err := checkRange(req); err != nil {
+		return nil, err
 	}
 	data, err := r.ReadFile(ctx, req.GetFilePath(), req.GetRange().GetOffset(), req.GetRange().GetLength())
 	if err != nil {
 		return nil, s.failed(err)
 	}
 	return &gwpb.ReadFileResponse{Data: data}, nil
+}
+
+func checkRange(req *gwpb.ReadFileRequest) error {
+	if req.GetRange().GetOffset() < 0 || req.GetRange().GetLength() < 0 {
+		return cerrdefs.ErrInvalidArgument.WithMessage("read " + req.GetFilePath() + ": offset and length must not be negative")
+	}
+	return nil
 }
 
 // ReadDir lists a directory of a result.

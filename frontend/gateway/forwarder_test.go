@@ -1,11 +1,13 @@
 package gateway_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -29,7 +31,12 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(actAsFrontend) != "" {
+		os.Exit(runFrontend())
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // A bridge answers from memory.
 type bridge struct {
@@ -37,6 +44,8 @@ type bridge struct {
 	solved   []*pb.Definition
 	resolved []frontend.ResolveOpt
 	warnings []frontend.Warning
+	hosts    []*host
+	log      bytes.Buffer
 	// frontend answers SolveFrontend.
 	frontend func(ctx context.Context, name string, r *frontend.Request) (*frontend.Result, error)
 	policies string // how many were added
@@ -85,10 +94,35 @@ func (b *bridge) SolveFrontend(ctx context.Context, name string, r *frontend.Req
 	return b.frontend(ctx, name, r)
 }
 
-func (b *bridge) Log(string) io.WriteCloser { return nil }
+func (b *bridge) Log(string) io.WriteCloser { return logOf{b} }
 
-func (b *bridge) NewContainer(context.Context, frontend.ContainerRequest) (frontend.Container, error) {
-	return nil, errors.New("no containers here")
+type logOf struct{ b *bridge }
+
+func (l logOf) Write(p []byte) (int, error) {
+	l.b.mu.Lock()
+	defer l.b.mu.Unlock()
+	return l.b.log.Write(p)
+}
+
+func (logOf) Close() error { return nil }
+
+func (b *bridge) NewContainer(_ context.Context, r frontend.ContainerRequest) (frontend.Container, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h := &host{request: r, running: map[*hostProcess]bool{}}
+	b.hosts = append(b.hosts, h)
+	return h, nil
+}
+
+// host is the first container.
+func (b *bridge) host(t *testing.T) *host {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.hosts) == 0 {
+		t.Fatal("there is no container")
+	}
+	return b.hosts[0]
 }
 
 func (b *bridge) Platforms() []ocispec.Platform {

@@ -9,6 +9,7 @@ import (
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/frontend"
+	"github.com/dbuild/dbuild/frontend/gateway/wire"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
@@ -63,7 +64,7 @@ func (v *service) Solve(ctx context.Context, req *gwpb.SolveRequest) (*gwpb.Solv
 
 // giveAll makes a result known to the client, in the form that it understands.
 func (s *serving) giveAll(res *frontend.Result, array bool) *gwpb.Result {
-	out := &gwpb.Result{Metadata: res.Metadata, Attestations: giveAttestations(res.Attestations, s.give)}
+	out := &gwpb.Result{Metadata: res.Metadata, Attestations: wire.Attestations(res.Attestations, s.give)}
 	switch {
 	case res.Refs != nil && array:
 		m := &gwpb.RefMap{Refs: map[string]*gwpb.Ref{}}
@@ -175,7 +176,7 @@ func (s *serving) result(r *gwpb.Result) (*frontend.Result, error) {
 			return nil, err
 		}
 	}
-	if out.Attestations, err = takeAttestations(r.GetAttestations(), s.ref); err != nil {
+	if out.Attestations, err = wire.ParseAttestations(r.GetAttestations(), s.ref); err != nil {
 		return nil, err
 	}
 	return out, nil

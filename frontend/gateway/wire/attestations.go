@@ -1,4 +1,6 @@
-package gateway
+// Package wire says attestations as BuildKit's gateway API does: to a frontend that runs
+// elsewhere, and as one to a builder.
+package wire
 
 import (
 	"fmt"
@@ -9,8 +11,8 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// giveAttestations makes attestations known to the client.
-func giveAttestations(in map[string][]frontend.Attestation, give func(frontend.Ref) *gwpb.Ref) map[string]*gwpb.Attestations {
+// Attestations are those of a result as messages; give names a ref to the other side.
+func Attestations(in map[string][]frontend.Attestation, give func(frontend.Ref) *gwpb.Ref) map[string]*gwpb.Attestations {
 	if len(in) == 0 {
 		return nil
 	}
@@ -39,8 +41,8 @@ func giveAttestations(in map[string][]frontend.Attestation, give func(frontend.R
 	return out
 }
 
-// takeAttestations reads what a client returns; ref returns a result it was given.
-func takeAttestations(in map[string]*gwpb.Attestations, ref func(id string) (frontend.Ref, error)) (map[string][]frontend.Attestation, error) {
+// ParseAttestations reads messages; ref returns what the other side means by an id.
+func ParseAttestations(in map[string]*gwpb.Attestations, ref func(id string) (frontend.Ref, error)) (map[string][]frontend.Attestation, error) {
 	if len(in) == 0 {
 		return nil, nil
 	}
