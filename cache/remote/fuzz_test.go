@@ -1,0 +1,42 @@
+package remote
+
+import (
+	"testing"
+
+	"github.com/dbuild/dbuild/internal/snapshot"
+	digest "github.com/opencontainers/go-digest"
+)
+
+// FuzzConfig reads configs that somebody else wrote.
+func FuzzConfig(f *testing.F) {
+	const d = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+	f.Add([]byte(`{"layers":[{"blob":"` + d + `","parent":-1}],"records":[{"digest":"` + d + `","layers":[{"layer":0}]},{"digest":"` + d + `","inputs":[[{"selector":"part:00","link":0}]]}]}`))
+	f.Add([]byte(`{"layers":[{"blob":"` + d + `","parent":1},{"blob":"` + d + `"}]}`))
+	f.Add([]byte(`{"layers":[{"blob":"` + d + `","parent":-1}],"records":[{"digest":"x","chains":[{"layers":[0,0,1]}]}]}`))
+	f.Add([]byte(`{"records":[{"inputs":[[{"link":-1}],null]}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := parseConfig(b)
+		if err != nil {
+			return
+		}
+		m := newMemory(nil)
+		layers := map[digest.Digest]snapshot.ImageLayer{}
+		for _, l := range c.Layers {
+			layers[l.Blob] = snapshot.ImageLayer{DiffID: l.Blob}
+		}
+		m.learn(c, layers)
+		for id := range m.known {
+			if ls, ok := m.result(id); ok {
+				for _, l := range ls {
+					if l.DiffID == "" {
+						t.Fatal("a result with an unknown layer")
+					}
+				}
+			}
+			m.drop(id)
+			if _, ok := m.result(id); ok {
+				t.Fatal("dropped, and still there")
+			}
+		}
+	})
+}
