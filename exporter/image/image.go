@@ -56,13 +56,15 @@ func New(cfg Config, attrs map[string]string) (*Exporter, error) {
 		byDigest:      a.Bool("push-by-digest", false),
 		insecure:      a.Bool("registry.insecure", false),
 		noMount:       a.Bool("disable-cross-repo-mount", false),
-		store:         a.Bool("store", true),
 		unpack:        a.Bool("unpack", false),
 		ensure:        a.Bool("ensure-blobs", false),
 		canonical:     a.Bool("name-canonical", false),
 		dangling:      a.String("dangling-name-prefix"),
 		danglingEmpty: a.Bool("danging-name-empty-only", false), // misspelt on the wire
 	}
+	// What is in a registry need not be kept here under a name, which nothing but a filter
+	// that says so would prune.
+	e.store = a.Bool("store", !e.push)
 	if err := a.Done(); err != nil {
 		return nil, err
 	}

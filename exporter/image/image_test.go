@@ -279,7 +279,7 @@ func TestMultiPlatform(t *testing.T) {
 		Metadata: map[string][]byte{exporter.KeyConfig + "/linux/arm64": config(arm64), exporter.KeyConfig + "/linux/amd64": config(amd64), "annotation.from": []byte("frontend")},
 	}
 	name := addr + "/multi:v1"
-	resp := w.export(src, "name="+name, "push=true", "annotation.all=1", "annotation-manifest[linux/arm64].only=2", "annotation-index.idx=3", "annotation-manifest-descriptor.md=4")
+	resp := w.export(src, "name="+name, "push=true", "store=true", "annotation.all=1", "annotation-manifest[linux/arm64].only=2", "annotation-index.idx=3", "annotation-manifest-descriptor.md=4")
 	idx, d := fetch[ocispec.Index](w, name)
 	if d.MediaType != ocispec.MediaTypeImageIndex || d.Digest.String() != resp[exporter.RespDigest] || resp[exporter.RespConfigDigest] != "" {
 		t.Errorf("%+v %v", d, resp)
