@@ -9,6 +9,7 @@ INIT    := worker/runc/initbin/dbuild-init
 BIN     := $(CURDIR)/bin
 TOOLS   := $(BIN)/tools
 LINT_VERSION := v2.15.0
+BUILDX_VERSION := v0.38.2
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 
 export CGO_ENABLED = 1
@@ -63,10 +64,14 @@ fuzz: build-deps
 	    echo "== $$p $$f"; $(GO) test -tags $(TAGS) -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; \
 	  done; done
 
-tools: $(TOOLS)/buildctl $(TOOLS)/buildkitd
+tools: $(TOOLS)/buildctl $(TOOLS)/buildkitd $(TOOLS)/buildx
 
 $(TOOLS)/buildctl $(TOOLS)/buildkitd: tools/go.mod tools/go.sum
 	cd tools && CGO_ENABLED=0 $(GO) build -o $(TOOLS)/ github.com/moby/buildkit/cmd/buildctl github.com/moby/buildkit/cmd/buildkitd
+
+# buildx needs a newer BuildKit client than the daemon that we compare with.
+$(TOOLS)/buildx:
+	GOBIN=$(TOOLS) CGO_ENABLED=0 $(GO) install github.com/docker/buildx/cmd/buildx@$(BUILDX_VERSION)
 
 $(TOOLS)/golangci-lint:
 	GOBIN=$(TOOLS) CGO_ENABLED=0 $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)

@@ -529,3 +529,27 @@ func BenchmarkVertices10000(b *testing.B) {
 		}
 	}
 }
+
+func TestAWarningWaitsForItsVertex(t *testing.T) {
+	s := NewStream()
+	s.WarnLater("a", Warning{Short: []byte("of a")})
+	s.WarnLater("b", Warning{Short: []byte("of b")})
+	s.Attach(NewLog(), Vertex{Digest: "a", Name: "a"})
+	rest := s.Unshown()
+	s.Close()
+	var got []string
+	for r := s.Reader(); ; {
+		events, err := r.Next(t.Context(), 0)
+		if err != nil {
+			break
+		}
+		for _, e := range events {
+			if e.Warning != nil {
+				got = append(got, string(e.Digest)+": "+string(e.Warning.Short))
+			}
+		}
+	}
+	if len(got) != 1 || got[0] != "a: of a" || len(rest) != 1 || string(rest[0].Short) != "of b" {
+		t.Errorf("shown %q, left %q", got, rest)
+	}
+}
