@@ -128,3 +128,25 @@ func TestParseStatement(t *testing.T) {
 		}
 	}
 }
+
+func TestAddLayers(t *testing.T) {
+	in := `{"x":1.50,"files":[{"fileName":"/a","k":[1]},{"fileName":"/b","comment":"old"},{"fileName":"/c"},{}]}`
+	b, err := AddLayers([]byte(in), func(f string) string {
+		return map[string]string{"/a": "sha256:1", "/b": "sha256:2"}[f]
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"files":[{"comment":"layerID: sha256:1","fileName":"/a","k":[1]},{"comment":"layerID: sha256:2\nold","fileName":"/b"},{"fileName":"/c"},{}],"x":1.50}`
+	if string(b) != want {
+		t.Errorf("got %s", b)
+	}
+	for _, in := range []string{`{}`, `{"files":"no"}`} {
+		if b, err := AddLayers([]byte(in), nil); err != nil || string(b) != in {
+			t.Errorf("%s: got %s, %v", in, b, err)
+		}
+	}
+	if _, err := AddLayers([]byte("["), nil); err == nil {
+		t.Error("half a list was taken for a document")
+	}
+}
