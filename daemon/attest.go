@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/attest"
 	"github.com/dbuild/dbuild/exporter"
 	"github.com/dbuild/dbuild/frontend"
@@ -28,7 +29,11 @@ func (b *build) attest(ctx context.Context, res *frontend.Result, src exporter.S
 	if err != nil {
 		return nil, err
 	}
+	if err := checkParts(res, parts); err != nil {
+		return nil, err
+	}
 	out := map[string][]exporter.Attestation{}
+	budget := int64(maxAttestations)
 	for _, p := range parts {
 		r := res.Ref
 		if res.Refs != nil {
@@ -43,7 +48,7 @@ func (b *build) attest(ctx context.Context, res *frontend.Result, src exporter.S
 			given = append(slices.Clip(given), a)
 		}
 		for _, a := range given {
-			list, err := b.takeAttestation(ctx, a, p)
+			list, err := b.takeAttestation(ctx, a, p, &budget)
 			if err != nil {
 				return nil, fmt.Errorf("attestation %s: %w", a.Path, err)
 			}
@@ -56,8 +61,22 @@ func (b *build) attest(ctx context.Context, res *frontend.Result, src exporter.S
 	return out, nil
 }
 
-// maxAttestation bounds the size of a file with an attestation, in bytes.
-const maxAttestation = 80 << 20
+// Bounds of attestations that frontends make, in bytes: of one file, and of all files of a
+// build, which are in memory while it is exported.
+const (
+	maxAttestation  = 80 << 20
+	maxAttestations = 256 << 20
+)
+
+// checkParts refuses attestations of what is not in the result.
+func checkParts(res *frontend.Result, parts []exporter.Platform) error {
+	for id, list := range res.Attestations {
+		if len(list) > 0 && !slices.ContainsFunc(parts, func(p exporter.Platform) bool { return p.ID == id }) {
+			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the frontend returned attestations for platform %q, which is not in its result", id))
+		}
+	}
+	return nil
+}
 
 // scan has the packages of a result listed, for frontends that do not care for that.
 func (b *build) scan(ctx context.Context, r frontend.Ref, p exporter.Platform, multi bool) (a frontend.Attestation, err error) {
@@ -81,8 +100,9 @@ func (b *build) scan(ctx context.Context, r frontend.Ref, p exporter.Platform, m
 	return sbom.Attestation(found), err
 }
 
-// takeAttestation reads what is attached to a part of the result.
-func (b *build) takeAttestation(ctx context.Context, a frontend.Attestation, part exporter.Platform) ([]exporter.Attestation, error) {
+// takeAttestation reads what is attached to a part of the result, and takes its size from
+// budget.
+func (b *build) takeAttestation(ctx context.Context, a frontend.Attestation, part exporter.Platform, budget *int64) ([]exporter.Attestation, error) {
 	r, ok := a.Ref.(*ref)
 	if !ok || r == nil {
 		return nil, fmt.Errorf("it is in no filesystem")
@@ -97,7 +117,7 @@ func (b *build) takeAttestation(ctx context.Context, a frontend.Attestation, par
 			}
 			out.Subjects = append(out.Subjects, sub)
 		}
-		doc, err := r.whole(ctx, a.Path, maxAttestation)
+		doc, err := r.whole(ctx, a.Path, budget)
 		if err != nil {
 			return nil, err
 		}
@@ -114,7 +134,7 @@ func (b *build) takeAttestation(ctx context.Context, a frontend.Attestation, par
 	}
 	var out []exporter.Attestation
 	for _, name := range names {
-		doc, err := r.whole(ctx, path.Join(a.Path, name), maxAttestation)
+		doc, err := r.whole(ctx, path.Join(a.Path, name), budget)
 		if err != nil {
 			return nil, err
 		}
@@ -163,13 +183,15 @@ func (b *build) predicate(doc []byte, lists bool, part exporter.Platform) func(c
 	}
 }
 
-// whole reads a file of no more than limit bytes.
-func (r *ref) whole(ctx context.Context, p string, limit int64) ([]byte, error) {
+// whole reads a file that is an attestation.
+func (r *ref) whole(ctx context.Context, p string, budget *int64) ([]byte, error) {
 	tree, resolved, err := r.files(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	return readFile(tree, resolved, limit)
+	b, err := readFile(tree, resolved, min(maxAttestation, *budget))
+	*budget -= int64(len(b))
+	return b, err
 }
 
 func readFile(tree treehash.FS, p string, limit int64) ([]byte, error) {
@@ -181,7 +203,7 @@ func readFile(tree treehash.FS, p string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("%s is not a file", p)
 	}
 	if st.Size > limit {
-		return nil, fmt.Errorf("%s is larger than %d MiB", p, limit>>20)
+		return nil, fmt.Errorf("%s is larger than the %d MiB that are left for attestations", p, limit>>20)
 	}
 	f, err := tree.Open(p)
 	if err != nil {

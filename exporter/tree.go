@@ -32,6 +32,9 @@ type TreeOptions struct {
 // TreeOptionsFrom takes the options of exporters of files.
 func TreeOptionsFrom(a *Attrs) TreeOptions {
 	o := TreeOptions{Src: a.String("src"), AttestationPrefix: a.String("attestation-prefix")}
+	if strings.ContainsAny(o.AttestationPrefix, `/\`) {
+		a.refuse("attestation-prefix=%s is not the beginning of a file name", o.AttestationPrefix)
+	}
 	o.Epoch, o.EpochSet = a.Epoch()
 	if _, ok := a.left["platform-split"]; ok {
 		b := a.Bool("platform-split", true)
