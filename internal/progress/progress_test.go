@@ -550,6 +550,6 @@ func TestAWarningWaitsForItsVertex(t *testing.T) {
 		}
 	}
 	if len(got) != 1 || got[0] != "a: of a" || len(rest) != 1 || string(rest[0].Short) != "of b" {
-		t.Errorf("shown %q, left %q", got, rest)
+		t.Errorf("shown %q, left %v", got, rest)
 	}
 }
