@@ -198,16 +198,16 @@ func (b *build) solveUnder(ctx context.Context, p *policy.Policy, def *pb.Defini
 	if err := b.admit(ctx); err != nil {
 		return nil, err
 	}
-	def, g, err := underPolicy(ctx, p, def)
+	def, g, err := b.graph(ctx, p, def)
 	if err != nil {
 		return nil, err
 	}
-	b.mu.Lock()
-	for _, v := range g.Vertices {
-		b.vertices[v.Digest] = origin{v, g.Sources}
+	opt := b.load
+	opt.Nested = func(ctx context.Context, def *pb.Definition) (*llb.Graph, error) {
+		_, g, err := b.graph(ctx, p, def)
+		return g, err
 	}
-	b.mu.Unlock()
-	edge, ok, err := b.d.worker.Load(g, b.load)
+	edge, ok, err := b.d.worker.Load(g, opt)
 	if err != nil {
 		return nil, b.locate(err)
 	}

@@ -135,12 +135,13 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 	if err != nil {
 		return nil, err
 	}
+	images := image.New(image.Config{Registry: d.registry, Store: d.store, Sessions: d.sessions.BuildKit()})
 	d.worker = worker.New(worker.Config{
 		Root: steps, Store: d.store, Executor: d.executor, Sessions: d.sessions,
-		Images:      image.New(image.Config{Registry: d.registry, Store: d.store, Sessions: d.sessions.BuildKit()}),
+		Images:      images,
 		Locals:      local.New(local.Config{Store: d.store, Sessions: d.sessions}),
 		HTTP:        http.New(http.Config{Store: d.store, Sessions: d.sessions}),
-		Git:         git.New(git.Config{Store: d.store, Sessions: d.sessions}),
+		Git:         git.New(git.Config{Store: d.store, Sessions: d.sessions, Bundle: bundles(images)}),
 		Platforms:   runs,
 		Parallelism: cfg.MaxParallelism,
 	})

@@ -2,13 +2,14 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/llb"
 	"github.com/dbuild/dbuild/policy"
+	"github.com/dbuild/dbuild/session"
+	"github.com/dbuild/dbuild/source/git"
+	"github.com/dbuild/dbuild/source/image"
 	"github.com/dbuild/dbuild/worker"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
@@ -87,18 +88,28 @@ func (b *build) policyOf(r *request) (*policy.Policy, error) {
 	return policy.New(rules, v)
 }
 
-// underPolicy returns a definition, and its graph, with the sources that a policy wants.
-func underPolicy(ctx context.Context, p *policy.Policy, def *pb.Definition) (*pb.Definition, *llb.Graph, error) {
+// graph checks a definition and returns it, and its graph, with the sources that a policy
+// wants. Its operations are known to the build from then on.
+func (b *build) graph(ctx context.Context, p *policy.Policy, def *pb.Definition) (*pb.Definition, *llb.Graph, error) {
 	g, err := llb.Load(def, llb.Limits{})
-	if err != nil || p == nil {
-		return def, g, err
+	if err != nil {
+		return nil, nil, err
 	}
 	changed, err := p.Graph(ctx, g, def)
-	if err != nil || changed == def {
-		return def, g, err
+	if err != nil {
+		return nil, nil, err
 	}
-	g, err = llb.Load(changed, llb.Limits{})
-	return changed, g, err
+	if changed != def {
+		if g, err = llb.Load(changed, llb.Limits{}); err != nil {
+			return nil, nil, err
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, v := range g.Vertices {
+		b.vertices[v.Digest] = origin{v, g.Sources}
+	}
+	return changed, g, nil
 }
 
 // asker looks names up for the build.
@@ -122,7 +133,7 @@ func (b *build) resolveImageUnder(ctx context.Context, p *policy.Policy, name st
 		if op, err = p.Source(ctx, op, platformOf(opt)); err != nil {
 			return nil, err
 		}
-		if name, opt, err = converted(op, opt); err != nil {
+		if name, opt, err = converted(name, op, opt); err != nil {
 			return nil, err
 		}
 	}
@@ -141,7 +152,7 @@ func platformOf(opt frontend.ResolveOpt) *pb.Platform {
 }
 
 // converted is how to resolve what a policy has made of an image.
-func converted(op *pb.SourceOp, opt frontend.ResolveOpt) (string, frontend.ResolveOpt, error) {
+func converted(ref string, op *pb.SourceOp, opt frontend.ResolveOpt) (string, frontend.ResolveOpt, error) {
 	scheme, name, _ := strings.Cut(op.Identifier, "://")
 	switch scheme {
 	case "docker-image":
@@ -149,7 +160,7 @@ func converted(op *pb.SourceOp, opt frontend.ResolveOpt) (string, frontend.Resol
 	case "oci-layout":
 		opt.OCILayout = &frontend.OCILayout{SessionID: op.Attrs[pb.AttrOCILayoutSessionID], StoreID: op.Attrs[pb.AttrOCILayoutStoreID]}
 	default:
-		return "", opt, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the source policy makes %s of an image", policy.Shown(op.Identifier)))
+		return "", opt, &frontend.NotImageError{Ref: ref, Source: policy.Shown(op.Identifier)}
 	}
 	return name, opt, nil
 }
@@ -184,4 +195,16 @@ func (b *build) sourceMeta(ctx context.Context, req *gwpb.ResolveSourceMetaReque
 	a := b.asker()
 	a.Log = log
 	return b.d.worker.SourceMeta(ctx, a, req)
+}
+
+// bundles opens the bundles of git repositories, which are blobs.
+func bundles(images *image.Source) func(context.Context, session.Group, git.Request) (git.Bundle, error) {
+	return func(ctx context.Context, g session.Group, req git.Request) (git.Bundle, error) {
+		blob, err := image.ParseBlob(req.Bundle, image.Layout{SessionID: req.BundleSession, StoreID: req.BundleStore})
+		if err != nil {
+			return git.Bundle{}, err
+		}
+		r, _, err := images.OpenBlob(ctx, g, blob)
+		return git.Bundle{ReadCloser: r, Digest: blob.Digest}, err
+	}
 }

@@ -4,6 +4,7 @@ package frontend
 
 import (
 	"context"
+	"fmt"
 	"io"
 
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
@@ -110,6 +111,13 @@ type ImageMeta struct {
 	Ref    string
 	Digest digest.Digest
 	Config []byte
+}
+
+// A NotImageError says that a source policy has made something else of an image.
+type NotImageError struct{ Ref, Source string }
+
+func (e *NotImageError) Error() string {
+	return fmt.Sprintf("image %s: the source policy makes %s of it, which is no image", e.Ref, e.Source)
 }
 
 // A Warning is about some lines of the source, and is shown at the vertex Vertex.

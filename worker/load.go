@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"encoding/hex"
 	"fmt"
 	"strings"
@@ -19,6 +20,10 @@ type LoadOptions struct {
 	Scope string
 	// HostNetwork and Insecure say whether those entitlements were granted.
 	HostNetwork, Insecure bool
+	// Nested checks the definition of a build within the build; required if there is one.
+	Nested func(context.Context, *pb.Definition) (*llb.Graph, error)
+
+	nested int // how deep this is
 }
 
 // Load makes solver vertices of a validated graph and returns the edge it leads to, or
@@ -40,7 +45,7 @@ func (w *Worker) Load(g *llb.Graph, opt LoadOptions) (_ solver.Edge, ok bool, _ 
 
 func (w *Worker) vertex(v *llb.Vertex, loaded map[*llb.Vertex]*solver.Vertex, opt LoadOptions) (*solver.Vertex, error) {
 	out := &solver.Vertex{
-		NoCache: v.Meta.GetIgnoreCache(),
+		NoCache: v.Meta.GetIgnoreCache() || v.Op.GetBuild() != nil,
 		Show:    progress.Vertex{Digest: v.Digest, Name: vertexName(v)},
 	}
 	if g := v.Meta.GetProgressGroup(); g != nil {
@@ -106,8 +111,11 @@ func (w *Worker) op(v *llb.Vertex, opt LoadOptions) (solver.Op, error) {
 	case *pb.Op_Diff:
 		id, err := opID("diff", v.Op)
 		return &diffOp{w: w, op: op.Diff, id: id, inputs: inputs}, err
+	case *pb.Op_Passthrough:
+		id, err := opID("passthrough", v.Op)
+		return &passthroughOp{op: op.Passthrough, id: id, inputs: inputs}, err
 	case *pb.Op_Build:
-		return nil, fmt.Errorf("not implemented: build operations")
+		return newBuildOp(w, v, op.Build, opt)
 	}
 	return nil, fmt.Errorf("not implemented: this kind of operation")
 }
@@ -135,6 +143,10 @@ func vertexName(v *llb.Vertex) string {
 		return "merge"
 	case *pb.Op_Diff:
 		return "diff"
+	case *pb.Op_Passthrough:
+		return "passthrough " + op.Passthrough.Id
+	case *pb.Op_Build:
+		return "build"
 	}
 	return v.Digest.String()
 }

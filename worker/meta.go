@@ -170,7 +170,7 @@ func (w *Worker) httpSourceMeta(ctx context.Context, a Asker, req *gwpb.ResolveS
 	}
 	if sum != nil {
 		h := algo.New()
-		if err := w.HTTP.Sum(ctx, a.Group, p, h, a.Log); err != nil {
+		if err := w.HTTP.Copy(ctx, a.Group, p, h, a.Log); err != nil {
 			return nil, err
 		}
 		h.Write(sum.Suffix)

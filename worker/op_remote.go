@@ -2,10 +2,14 @@ package worker
 
 import (
 	"context"
+	"fmt"
+	"io"
 
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/source/git"
 	"github.com/dbuild/dbuild/source/http"
+	"github.com/dbuild/dbuild/source/image"
+	"github.com/moby/buildkit/solver/pb"
 )
 
 // httpOp pins a URL to the digest of what it serves.
@@ -44,6 +48,31 @@ func (w *Worker) gitOp(name string, attrs map[string]string) (solver.Op, error) 
 		id := p.ID()
 		return &pinned{id: hash("git", id[:]), used: gitUsed(req, p), fetch: func(ctx context.Context, d solver.Demand) (solver.Ref, error) {
 			s, err := w.Git.Fetch(ctx, group{d}, p, d.Log())
+			if err != nil {
+				return nil, err
+			}
+			return NewRef(s), nil
+		}}, nil
+	}}, nil
+}
+
+// blobOp is a file known by its digest, in a registry or in a content store of the client.
+func (w *Worker) blobOp(identifier string, attrs map[string]string) (solver.Op, error) {
+	blob, err := image.ParseBlob(identifier, image.Layout{SessionID: attrs[pb.AttrOCILayoutSessionID], StoreID: attrs[pb.AttrOCILayoutStoreID]})
+	if err != nil {
+		return nil, err
+	}
+	file, err := http.ParseFile(attrs)
+	if err != nil {
+		return nil, invalid("blob %s: %v", blob.Ref, err)
+	}
+	id := hash("blob", []byte(blob.Digest), fmt.Appendf(nil, "%q %o %d %d", file.Filename, file.Mode, file.UID, file.GID))
+	return &sourceOp{pin: func(context.Context, solver.Demand) (*pinned, error) {
+		return &pinned{id: id, fetch: func(ctx context.Context, d solver.Demand) (solver.Ref, error) {
+			s, err := w.HTTP.Blob(ctx, http.Blob{
+				File: file, Digest: blob.Digest, From: "blob " + blob.Ref,
+				Open: func(ctx context.Context) (io.ReadCloser, int64, error) { return w.Images.OpenBlob(ctx, group{d}, blob) },
+			}, d.Log())
 			if err != nil {
 				return nil, err
 			}

@@ -61,6 +61,8 @@ func (w *Worker) sourceOp(src *pb.SourceOp, p *pb.Platform, meta *pb.OpMetadata)
 		return w.imageOp(rest, src.Attrs, platform(p))
 	case "oci-layout":
 		return w.layoutOp(rest, src.Attrs, platform(p))
+	case "docker-image+blob", "oci-layout+blob":
+		return w.blobOp(src.Identifier, src.Attrs)
 	case "local":
 		return w.localOp(rest, src.Attrs)
 	case "http", "https":
@@ -120,7 +122,7 @@ func layerLimit(v string) (int, error) {
 	}
 	n, err := strconv.Atoi(v)
 	if err != nil || n <= 0 {
-		return 0, fmt.Errorf("layer limit %q: want a positive number", v)
+		return 0, invalid("invalid layer limit %q: want a positive number", v)
 	}
 	return n, nil
 }

@@ -3,6 +3,7 @@ package dockerfile
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -69,7 +70,14 @@ func (c *namedContext) load(ctx context.Context, follow func() []string) (*loade
 	l := &loadedContext{state: newState()}
 	switch kind {
 	case "docker-image":
-		return l, c.loadImage(ctx, l, rest)
+		err := c.loadImage(ctx, l, rest)
+		var other *frontend.NotImageError
+		if errors.As(err, &other) && !strings.HasPrefix(other.Source, "docker-image:") {
+			as := *c
+			as.value = strings.Replace(other.Source, "local://", "local:", 1)
+			return as.load(ctx, follow)
+		}
+		return l, err
 	case "oci-layout":
 		return l, c.loadLayout(ctx, l, rest)
 	case "git", "http", "https":

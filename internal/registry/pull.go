@@ -109,6 +109,42 @@ func short(d digest.Digest) string {
 	return d.Algorithm().String() + ":" + d.Encoded()[:min(12, len(d.Encoded()))]
 }
 
+// Blob describes the blob that a reference with a digest names, which need not be part of
+// an image.
+func (c *Client) Blob(ctx context.Context, g bksession.Group, ref string) (Location, ocispec.Descriptor, error) {
+	named, err := ParseRef(ref)
+	if err != nil {
+		return Location{}, ocispec.Descriptor{}, err
+	}
+	loc := Location{Repo: named.Name()}
+	digested, ok := named.(reference.Digested)
+	if !ok {
+		return loc, ocispec.Descriptor{}, &Error{Op: "pull", Ref: ref, Host: loc.Host(), Class: ErrInvalid, Cause: "a blob has no tag: its digest is needed"}
+	}
+	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: digested.Digest()}
+	hosts, err := c.hosts(g, false)(loc.Host())
+	if err != nil {
+		return loc, desc, err
+	}
+	ctx = docker.WithScope(quiet(ctx), scope(loc, "pull"))
+	var first error
+	for _, h := range hosts {
+		resp, err := c.send(ctx, h, request{method: http.MethodHead, path: repoPath(h, loc, "blobs", desc.Digest.String())})
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode < 300 && resp.ContentLength >= 0 {
+				desc.Size = resp.ContentLength
+				return loc, desc, nil
+			}
+			err = statusOf("pull", loc.Repo+"@"+short(desc.Digest), loc.Host(), resp)
+		}
+		if first == nil {
+			first = explain("pull", loc.Repo+"@"+short(desc.Digest), loc.Host(), err)
+		}
+	}
+	return loc, desc, first
+}
+
 // Referrers lists the manifests in the repository of ref that refer to the one with a
 // digest. A registry that does not know has none.
 func (c *Client) Referrers(ctx context.Context, g bksession.Group, ref string, d digest.Digest) ([]ocispec.Descriptor, error) {

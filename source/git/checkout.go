@@ -98,6 +98,9 @@ func (u *runner) get(ctx context.Context, dir string, p *Pin) error {
 	if u.has(ctx, dir, p.Commit) {
 		return nil
 	}
+	if p.req.Bundle != "" {
+		return fmt.Errorf("the bundle %s has no commit %s", p.req.Bundle, p.Commit)
+	}
 	if p.Ref != "" && !p.req.FetchByCommit {
 		if err := u.fetchRef(ctx, dir, p.Ref); err != nil {
 			return err
@@ -145,21 +148,24 @@ func (s *Source) Fetch(ctx context.Context, g session.Group, p *Pin, log *progre
 		return nil, err
 	}
 	defer u.close()
-	ref, err := s.fetch(ctx, u, p, log)
+	ref, err := s.fetch(ctx, g, u, p, log)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", u.remote, err)
 	}
 	return ref, nil
 }
 
-func (s *Source) fetch(ctx context.Context, u *runner, p *Pin, log *progress.Log) (*snapshot.Ref, error) {
+func (s *Source) fetch(ctx context.Context, g session.Group, u *runner, p *Pin, log *progress.Log) (*snapshot.Ref, error) {
 	repo, err := s.repository(ctx, u, len(p.Commit), log)
 	if err != nil {
 		return nil, err
 	}
 	defer repo.Close()
 	track := log.Track("fetching " + u.remote.String())
-	err = u.get(ctx, repo.Path, p)
+	err = s.unbundle(ctx, g, u, repo.Path, p)
+	if err == nil {
+		err = u.get(ctx, repo.Path, p)
+	}
 	track.Done()
 	if err != nil {
 		return nil, err
@@ -173,9 +179,12 @@ func (s *Source) fetch(ctx context.Context, u *runner, p *Pin, log *progress.Log
 	defer draft.Discard()
 	_, err = u.git(ctx, repo.Path, nil, "cat-file", "-e", p.Commit+":.gitmodules")
 	modules := err == nil && !p.req.SkipSubmodules
-	if p.req.KeepGitDir || modules {
+	switch {
+	case p.req.CheckoutBundle:
+		err = u.bundle(ctx, repo.Path, draft.Upper(), p)
+	case p.req.KeepGitDir || modules:
 		err = u.clone(ctx, repo.Path, draft.Upper(), p, modules)
-	} else {
+	default:
 		err = u.export(ctx, repo.Path, draft.Upper(), p)
 	}
 	if err != nil {
@@ -241,6 +250,11 @@ func (u *runner) clone(ctx context.Context, repo, dir string, p *Pin, modules bo
 		{dotgit, tree, []string{"checkout", "--quiet", "--force", "--detach", p.Commit}},
 	} {
 		if _, err := u.git(ctx, c.dir, c.env, c.args...); err != nil {
+			return err
+		}
+	}
+	if ref := u.name(ctx, repo, p); ref != "" && p.req.KeepGitDir {
+		if _, err := u.git(ctx, dotgit, nil, "update-ref", ref, p.Commit); err != nil {
 			return err
 		}
 	}

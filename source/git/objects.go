@@ -24,6 +24,9 @@ func (s *Source) Objects(ctx context.Context, g session.Group, p *Pin, log *prog
 		return nil, fmt.Errorf("%s: %w", u.remote, err)
 	}
 	defer repo.Close()
+	if err := s.unbundle(ctx, g, u, repo.Path, p); err != nil {
+		return nil, err
+	}
 	if err := u.get(ctx, repo.Path, p); err != nil {
 		return nil, fmt.Errorf("%s: %w", u.remote, err)
 	}

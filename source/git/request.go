@@ -23,6 +23,16 @@ type Request struct {
 	CommitTime     bool // files get the time of the commit instead of that of the checkout
 	FetchByCommit  bool // the commit is asked for by id, not by Ref
 
+	// Bundle is where the history comes from instead of the remote, a bundle file known by
+	// its digest; "" is the remote. BundleSession and BundleStore are the client's content
+	// store that has it, if it is in one. Checksum must be a full commit id then.
+	Bundle, BundleSession, BundleStore string
+	// CheckoutBundle makes a bundle file of the commit and its history instead of a tree.
+	CheckoutBundle bool
+	// Keys, if not empty, must have signed the commit or tag; see package signature.
+	Keys                                             string
+	RejectExpired, RequireSignedTag, IgnoreSignedTag bool
+
 	AuthTokenSecret, AuthHeaderSecret string // ids of secrets, tried with ".HOST" first
 	SSH                               string // id of the agent to use; "" is none
 	KnownHosts                        string // lines of known_hosts; "" accepts any host
@@ -67,6 +77,22 @@ func Parse(identifier string, attrs map[string]string) (Request, error) {
 			r.SSH = v
 		case pb.AttrKnownSSHHosts:
 			r.KnownHosts = v
+		case pb.AttrGitBundle:
+			r.Bundle = v
+		case pb.AttrOCILayoutSessionID:
+			r.BundleSession = v
+		case pb.AttrOCILayoutStoreID:
+			r.BundleStore = v
+		case pb.AttrGitCheckoutBundle:
+			r.CheckoutBundle, err = boolean(v)
+		case pb.AttrGitSignatureVerifyPubKey:
+			r.Keys = v
+		case pb.AttrGitSignatureVerifyRejectExpired:
+			r.RejectExpired, err = boolean(v)
+		case pb.AttrGitSignatureVerifyRequireSignedTag:
+			r.RequireSignedTag, err = boolean(v)
+		case pb.AttrGitSignatureVerifyIgnoreSignedTag:
+			r.IgnoreSignedTag, err = boolean(v)
 		case pb.AttrGitAdvice:
 		default:
 			if v != "" && strings.HasPrefix(k, "git.") {
@@ -116,6 +142,16 @@ func (r *Request) check() error {
 	}
 	if r.Checksum != "" && !hexID.MatchString(r.Checksum) && !shortID.MatchString(r.Checksum) {
 		return fmt.Errorf("%.100q is not a commit id", r.Checksum)
+	}
+	switch {
+	case r.Bundle != "" && !hexID.MatchString(r.Checksum):
+		return fmt.Errorf("%s: a repository from a bundle needs the full id of its commit as checksum", r.Bundle)
+	case r.CheckoutBundle && (r.KeepGitDir || r.Subdir != ""):
+		return fmt.Errorf("a bundle has all of a commit: it cannot keep .git or be of a directory")
+	case r.RequireSignedTag && r.IgnoreSignedTag:
+		return fmt.Errorf("a signed tag cannot be both required and ignored")
+	case r.Keys == "" && (r.RequireSignedTag || r.RejectExpired):
+		return fmt.Errorf("a signature cannot be checked without keys")
 	}
 	if strings.ContainsAny(r.Subdir, "\x00\r\n") || slices.Contains(strings.Split(r.Subdir, "/"), "..") {
 		return fmt.Errorf("%.100q is not a directory of the repository", r.Subdir)

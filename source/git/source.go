@@ -5,11 +5,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/dbuild/dbuild/internal/progress"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/session"
+	digest "github.com/opencontainers/go-digest"
 )
 
 // Config is what a Source needs.
@@ -19,6 +21,14 @@ type Config struct {
 	Program  string           // "" is git
 	// AllowFile permits file:// remotes, which are read with the daemon's rights.
 	AllowFile bool
+	// Bundle opens a bundle that a request names; nil: there are none.
+	Bundle func(context.Context, session.Group, Request) (Bundle, error)
+}
+
+// A Bundle is a stream of a bundle file.
+type Bundle struct {
+	io.ReadCloser
+	Digest digest.Digest
 }
 
 // A Source checks out commits.
@@ -51,8 +61,8 @@ type Pin struct {
 func (p *Pin) ID() [32]byte {
 	h := sha256.New()
 	fmt.Fprintf(h, "git\n%s\n%q\n%t %t %t\n", p.Commit, p.req.Subdir, p.req.KeepGitDir, p.req.SkipSubmodules, p.req.CommitTime)
-	if p.req.KeepGitDir { // both are in .git
-		fmt.Fprintf(h, "%q %q\n", p.remote, p.req.Ref)
+	if p.req.KeepGitDir || p.req.CheckoutBundle { // both are in .git, and in the bundle
+		fmt.Fprintf(h, "%q %q %t\n", p.remote, p.req.Ref, p.req.CheckoutBundle)
 	}
 	return [32]byte(h.Sum(nil))
 }
@@ -65,6 +75,9 @@ func (r *Request) Name() string {
 	remote, err := parseRemote(r.Remote)
 	if err != nil {
 		return ""
+	}
+	if r.Bundle != "" {
+		return r.Bundle + "#" + r.Checksum
 	}
 	return remote.String() + "#" + r.Ref
 }
@@ -82,6 +95,9 @@ func (s *Source) Pin(ctx context.Context, g session.Group, req Request, log *pro
 func (s *Source) Find(ctx context.Context, g session.Group, req Request, log *progress.Log) (Found, error) {
 	if err := req.check(); err != nil {
 		return Found{}, err
+	}
+	if req.Bundle != "" {
+		return Found{Object: req.Checksum, Commit: req.Checksum}, nil
 	}
 	if hexID.MatchString(req.Ref) {
 		return Found{Object: req.Ref, Commit: req.Ref}, nil
@@ -120,7 +136,13 @@ func (s *Source) PinTo(ctx context.Context, g session.Group, req Request, f Foun
 	if !strings.HasPrefix(f.Commit, req.Checksum) && !strings.HasPrefix(f.Object, req.Checksum) {
 		return nil, fmt.Errorf("%s#%s: the commit is %s, not %s", remote, req.Ref, f.Commit, req.Checksum)
 	}
-	return &Pin{Found: f, req: req, remote: remote}, nil
+	p := &Pin{Found: f, req: req, remote: remote}
+	if req.Keys != "" {
+		if err := s.verify(ctx, g, p, log); err != nil {
+			return nil, fmt.Errorf("%s#%s: %w", remote, req.Ref, err)
+		}
+	}
+	return p, nil
 }
 
 // refs are the refs of a remote. What tags point to stands under "NAME^{}".

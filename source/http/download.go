@@ -9,11 +9,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -21,7 +18,6 @@ import (
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/session"
 	"github.com/moby/buildkit/session/upload"
-	digest "github.com/opencontainers/go-digest"
 )
 
 const (
@@ -138,7 +134,7 @@ func (s *Source) attempt(ctx context.Context, g session.Group, req Request, u *u
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.store(ctx, req, u, resp.Header, content, size, log)
+	p, err := s.keep(ctx, req, u, resp.Header, content, size, log)
 	if err != nil && body.err != nil {
 		err = &transient{err: err}
 	}
@@ -280,77 +276,28 @@ func (s *Source) pull(ctx context.Context, g session.Group, req Request, u *url.
 			r.Close()
 			<-done
 		}()
-		p, err = s.store(ctx, req, u, nil, r, 0, log)
+		p, err = s.keep(ctx, req, u, nil, r, 0, log)
 		return err
 	})
 	return p, err
 }
 
-// store writes the content to a new layer.
-func (s *Source) store(ctx context.Context, req Request, u *url.URL, header http.Header, r io.Reader, size int64, log *progress.Log) (*Pin, error) {
-	name := filename(req, u, header)
-	draft, err := s.cfg.Store.NewDraft(ctx, nil, snapshot.Desc{Description: "http url " + redact(u)})
-	if err != nil {
-		return nil, err
-	}
-	defer draft.Discard()
-	f, err := os.OpenFile(filepath.Join(draft.Upper(), name), os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	algo := digest.SHA256
-	if req.Checksum != "" {
-		algo = req.Checksum.Algorithm()
-	}
-	digester := algo.Digester()
-	track := log.Track("downloading " + name)
-	defer track.Done()
-	w := &counter{w: io.MultiWriter(f, digester.Hash()), size: max(size, 0), track: track}
-	if _, err := io.Copy(w, r); err != nil {
-		return nil, err
-	}
-	w.flush()
-	got := digester.Digest()
-	if req.Checksum != "" && got != req.Checksum {
-		return nil, errChecksum(redact(u), req.Checksum, got)
-	}
-	rw := row{ETag: tag(header), Modified: header.Get("Last-Modified"), Digest: got, Filename: name}
+// keep stores what was downloaded and remembers it.
+func (s *Source) keep(ctx context.Context, req Request, u *url.URL, header http.Header, r io.Reader, size int64, log *progress.Log) (*Pin, error) {
+	rw := row{ETag: tag(header), Modified: header.Get("Last-Modified"), Filename: filename(req, u, header)}
 	mtime := time.Unix(0, 0)
 	if t := rw.modTime(); t != nil {
 		mtime = *t
 	}
-	if err := errors.Join(f.Chown(req.UID, req.GID), f.Chmod(req.Mode), f.Close(), os.Chtimes(f.Name(), mtime, mtime)); err != nil {
-		return nil, err
-	}
-	ref, err := draft.Commit(ctx)
+	in := content{r: r, size: size, from: "http url " + redact(u), want: req.Checksum, mtime: mtime}
+	ref, got, err := s.store(ctx, req.File, rw.Filename, in, log)
 	if err != nil {
 		return nil, err
 	}
-	rw.Layers = ref.LayerIDs()
-	s.setRow(fileKey(req, got, name), rw)
+	rw.Digest, rw.Layers = got, ref.LayerIDs()
+	s.setRow(fileKey(req.File, rw.Digest, rw.Filename), rw)
 	if u.Host != SessionHost && req.Checksum == "" && (rw.ETag != "" || rw.modTime() != nil) {
 		s.setRow(urlKey(req), rw)
 	}
-	return &Pin{Digest: got, Filename: name, ModTime: rw.modTime(), req: req, ref: ref}, nil
+	return &Pin{Digest: rw.Digest, Filename: rw.Filename, ModTime: rw.modTime(), req: req, ref: ref}, nil
 }
-
-// A counter shows how much was written, ten times a second at most.
-type counter struct {
-	w       io.Writer
-	n, size int64
-	track   *progress.Tracker
-	last    time.Time
-}
-
-func (c *counter) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.n += int64(n)
-	if now := time.Now(); now.Sub(c.last) >= 100*time.Millisecond {
-		c.last = now
-		c.flush()
-	}
-	return n, err
-}
-
-func (c *counter) flush() { c.track.Set(c.n, c.size) }

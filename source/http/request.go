@@ -20,18 +20,26 @@ import (
 // SessionHost is the host of URLs that are pulled from the client.
 const SessionHost = "buildkit-session"
 
-// A Request names a file and says how it is to lie in the result.
-type Request struct {
-	URL      string
-	Filename string // "" takes it from the response or the URL
+// A File says how a file is to lie in the result.
+type File struct {
+	Filename string // "" takes it from where it comes
 	Mode     fs.FileMode
 	UID, GID int
+}
+
+// A Request names a file and says how it is to lie in the result.
+type Request struct {
+	URL string
+	File
 	// Checksum of the content; "" accepts any.
 	Checksum digest.Digest
 	// AuthHeaderSecret is the id of a secret with the value of the Authorization header.
 	// If it is empty, secrets named after the host are tried.
 	AuthHeaderSecret string
 	Header           map[string]string // more request headers
+	// Signature, an armored detached signature of the content, must be by one of the
+	// armored keys in PubKey, if that is not empty.
+	PubKey, Signature string
 }
 
 // userHeaders are the request headers a build may set.
@@ -40,7 +48,7 @@ var userHeaders = []string{"Accept", "User-Agent"}
 // Parse makes a Request of a source operation: its identifier, which is a URL, and its
 // attributes. It refuses attributes that ask for what it cannot do.
 func Parse(identifier string, attrs map[string]string) (Request, error) {
-	r := Request{URL: identifier, Mode: 0o600, Header: map[string]string{}}
+	r := Request{URL: identifier, File: File{Mode: 0o600}, Header: map[string]string{}}
 	u, err := parseURL(identifier)
 	if err != nil {
 		return r, err
@@ -51,24 +59,14 @@ func Parse(identifier string, attrs map[string]string) (Request, error) {
 		switch k {
 		case pb.AttrHTTPChecksum:
 			r.Checksum, err = digest.Parse(v)
-		case pb.AttrHTTPFilename:
-			if r.Filename = v; !validName(v) {
-				err = fmt.Errorf("not a file name")
-			}
-		case pb.AttrHTTPPerm:
-			var n int64
-			if n, err = strconv.ParseInt(v, 0, 32); err == nil && (n < 0 || n > 0o7777) {
-				err = fmt.Errorf("not a file mode")
-			}
-			r.Mode = fileMode(n)
-		case pb.AttrHTTPUID:
-			r.UID, err = owner(v)
-		case pb.AttrHTTPGID:
-			r.GID, err = owner(v)
+		case pb.AttrHTTPFilename, pb.AttrHTTPPerm, pb.AttrHTTPUID, pb.AttrHTTPGID:
+			err = r.File.set(k, v)
 		case pb.AttrHTTPAuthHeaderSecret:
 			r.AuthHeaderSecret = v
-		case pb.AttrHTTPSignatureVerifyPubKey, pb.AttrHTTPSignatureVerify:
-			return r, fmt.Errorf("not implemented: verifying signatures of http sources")
+		case pb.AttrHTTPSignatureVerifyPubKey:
+			r.PubKey = v
+		case pb.AttrHTTPSignatureVerify:
+			r.Signature = v
 		default:
 			name, ok := strings.CutPrefix(k, pb.AttrHTTPHeaderPrefix)
 			name = textproto.CanonicalMIMEHeaderKey(name)
@@ -83,7 +81,42 @@ func Parse(identifier string, attrs map[string]string) (Request, error) {
 			return r, fmt.Errorf("%s: %s %.100q: %w", redact(u), k, v, err)
 		}
 	}
+	if (r.PubKey == "") != (r.Signature == "") {
+		return r, fmt.Errorf("%s: a signature needs a key, and a key a signature", redact(u))
+	}
 	return r, nil
+}
+
+// ParseFile reads the attributes of a source that is a single file.
+func ParseFile(attrs map[string]string) (File, error) {
+	f := File{Mode: 0o600}
+	for _, k := range slices.Sorted(maps.Keys(attrs)) {
+		if err := f.set(k, attrs[k]); err != nil {
+			return f, fmt.Errorf("%s %.100q: %w", k, attrs[k], err)
+		}
+	}
+	return f, nil
+}
+
+// set takes an attribute; it ignores those that say nothing about the file.
+func (f *File) set(k, v string) (err error) {
+	switch k {
+	case pb.AttrHTTPFilename:
+		if f.Filename = v; !validName(v) {
+			err = fmt.Errorf("not a file name")
+		}
+	case pb.AttrHTTPPerm:
+		var n int64
+		if n, err = strconv.ParseInt(v, 0, 32); err == nil && (n < 0 || n > 0o7777) {
+			err = fmt.Errorf("not a file mode")
+		}
+		f.Mode = fileMode(n)
+	case pb.AttrHTTPUID:
+		f.UID, err = owner(v)
+	case pb.AttrHTTPGID:
+		f.GID, err = owner(v)
+	}
+	return err
 }
 
 func fileMode(n int64) fs.FileMode {

@@ -109,9 +109,18 @@ func (s *Source) Pin(ctx context.Context, g session.Group, req Request, log *pro
 		return nil, err
 	}
 	if req.Checksum != "" {
-		return &Pin{Digest: req.Checksum, Filename: filename(req, u, nil), req: req}, nil
+		p := &Pin{Digest: req.Checksum, Filename: filename(req, u, nil), req: req}
+		return p, s.verify(ctx, g, p, log)
 	}
-	return s.download(ctx, g, req, log)
+	p, err := s.download(ctx, g, req, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.verify(ctx, g, p, log); err != nil {
+		p.Release()
+		return nil, err
+	}
+	return p, nil
 }
 
 // Fetch returns the file that was pinned, alone in a filesystem. The caller releases it.
@@ -119,12 +128,8 @@ func (s *Source) Fetch(ctx context.Context, g session.Group, p *Pin, log *progre
 	if p.ref != nil {
 		return p.ref.Retain(), nil
 	}
-	if old, ok := s.row(fileKey(p.req, p.Digest, p.Filename)); ok {
-		if ref, err := s.load(ctx, old); err == nil {
-			return ref, nil
-		} else if !errdefs.IsNotFound(err) {
-			return nil, err
-		}
+	if ref, err := s.stored(ctx, p.req.File, p.Digest, p.Filename); ref != nil || err != nil {
+		return ref, err
 	}
 	req := p.req
 	req.Filename, req.Checksum = p.Filename, p.Digest
@@ -133,6 +138,19 @@ func (s *Source) Fetch(ctx context.Context, g session.Group, p *Pin, log *progre
 		return nil, err
 	}
 	return got.ref, nil
+}
+
+// stored returns a file that is here, or nil.
+func (s *Source) stored(ctx context.Context, f File, d digest.Digest, name string) (*snapshot.Ref, error) {
+	old, ok := s.row(fileKey(f, d, name))
+	if !ok {
+		return nil, nil
+	}
+	ref, err := s.load(ctx, old)
+	if errdefs.IsNotFound(err) {
+		return nil, nil
+	}
+	return ref, err
 }
 
 // A row remembers what a URL had, or where a file is.
@@ -167,8 +185,8 @@ func urlKey(r Request) string {
 }
 
 // fileKey names a file by content.
-func fileKey(r Request, d digest.Digest, name string) string {
-	return hash("file", string(d), name, fmt.Sprint(uint32(r.Mode), r.UID, r.GID))
+func fileKey(f File, d digest.Digest, name string) string {
+	return hash("file", string(d), name, fmt.Sprint(uint32(f.Mode), f.UID, f.GID))
 }
 
 func hash(parts ...string) string {
@@ -213,12 +231,6 @@ func (s *Source) setRow(key string, r row) {
 
 func (s *Source) load(ctx context.Context, r row) (*snapshot.Ref, error) {
 	return s.cfg.Store.Load(ctx, r.Layers)
-}
-
-// errChecksum says that a server has something else than was asked for, in the words that
-// clients know.
-func errChecksum(where string, want, got digest.Digest) error {
-	return fmt.Errorf("%s: digest mismatch %s: %s", where, got, want)
 }
 
 var errStalled = errors.New("the server sent nothing for 30 seconds")

@@ -43,11 +43,11 @@ type Chain struct {
 	Signatures  []digest.Digest // of manifests
 	// Blobs are the documents of the chain, by digest: root, attestation manifest,
 	// signatures, and the statements that were asked for.
-	Blobs map[digest.Digest]Blob
+	Blobs map[digest.Digest]Document
 }
 
-// A Blob is a document and how it is described.
-type Blob struct {
+// A Document is a blob and how it is described.
+type Document struct {
 	Descriptor ocispec.Descriptor
 	Data       []byte
 }
@@ -55,14 +55,14 @@ type Blob struct {
 // Chain returns the attestation chain of an image, with its statements of the given
 // predicate types.
 func (s *Source) Chain(ctx context.Context, g bksession.Group, r *Resolved, predicates []string) (*Chain, error) {
-	c := &Chain{Root: r.Digest, Manifest: r.Manifest.Digest, Blobs: map[digest.Digest]Blob{}}
+	c := &Chain{Root: r.Digest, Manifest: r.Manifest.Digest, Blobs: map[digest.Digest]Document{}}
 	get := func(d ocispec.Descriptor) ([]byte, error) {
 		b, err := r.read(ctx, g, d)
 		if err != nil {
 			return nil, fmt.Errorf("attestations of image %s: %w", r.Name, err)
 		}
 		d.Size = int64(len(b))
-		c.Blobs[d.Digest] = Blob{Descriptor: d, Data: b}
+		c.Blobs[d.Digest] = Document{Descriptor: d, Data: b}
 		return b, nil
 	}
 	if !isIndex(r.top.MediaType) {

@@ -148,10 +148,14 @@ func openBlob(ctx context.Context, store content.Provider, d ocispec.Descriptor)
 	if err != nil {
 		return nil, err
 	}
+	return section(ra, d.Size), nil
+}
+
+func section(ra content.ReaderAt, size int64) io.ReadCloser {
 	return struct {
 		io.Reader
 		io.Closer
-	}{bufio.NewReaderSize(io.NewSectionReader(ra, 0, d.Size), readAhead), ra}, nil
+	}{bufio.NewReaderSize(io.NewSectionReader(ra, 0, size), readAhead), ra}
 }
 
 // mediaTypeOf tells an index from a manifest: the type in the document, or its shape.
