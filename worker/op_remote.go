@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/dbuild/dbuild/attest"
+	"github.com/dbuild/dbuild/attest/provenance"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/source/git"
 	"github.com/dbuild/dbuild/source/http"
@@ -68,7 +70,8 @@ func (w *Worker) blobOp(identifier string, attrs map[string]string) (solver.Op, 
 	}
 	id := hash("blob", []byte(blob.Digest), fmt.Appendf(nil, "%q %o %d %d", file.Filename, file.Mode, file.UID, file.GID))
 	return &sourceOp{pin: func(context.Context, solver.Demand) (*pinned, error) {
-		return &pinned{id: id, fetch: func(ctx context.Context, d solver.Demand) (solver.Ref, error) {
+		used := provenance.Used{Materials: []provenance.Material{blobUsed(blob, attest.Blob)}}
+		return &pinned{id: id, used: used, fetch: func(ctx context.Context, d solver.Demand) (solver.Ref, error) {
 			s, err := w.HTTP.Blob(ctx, http.Blob{
 				File: file, Digest: blob.Digest, From: "blob " + blob.Ref,
 				Open: func(ctx context.Context) (io.ReadCloser, int64, error) { return w.Images.OpenBlob(ctx, group{d}, blob) },

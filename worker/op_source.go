@@ -2,17 +2,14 @@ package worker
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
 
 	"github.com/dbuild/dbuild/attest"
 	"github.com/dbuild/dbuild/attest/provenance"
-	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/source/image"
-	"github.com/dbuild/dbuild/source/local"
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -153,59 +150,4 @@ func (w *Worker) pinImage(r *image.Resolved, limit int, kind string, p *ocispec.
 			return NewRef(s), nil
 		},
 	}
-}
-
-func (w *Worker) localOp(name string, attrs map[string]string) (solver.Op, error) {
-	req := local.Request{
-		Name: name, SessionID: attrs[pb.AttrLocalSessionID], SharedKeyHint: attrs[pb.AttrSharedKeyHint],
-		MetadataOnly: attrs[pb.AttrMetadataTransfer] == "true",
-	}
-	if req.MetadataOnly {
-		return nil, fmt.Errorf("not implemented: local sources that transfer metadata only")
-	}
-	for attr, list := range map[string]*[]string{
-		pb.AttrIncludePatterns: &req.Include, pb.AttrExcludePatterns: &req.Exclude, pb.AttrFollowPaths: &req.FollowPaths,
-	} {
-		if v := attrs[attr]; v != "" {
-			if err := json.Unmarshal([]byte(v), list); err != nil {
-				return nil, fmt.Errorf("%s of local://%s: want a JSON list of strings", attr, name)
-			}
-		}
-	}
-	whole := req
-	whole.FollowPaths, whole.Include = nil, nil
-	all := func(ctx context.Context, d solver.Demand) ([]string, error) {
-		return w.Locals.List(ctx, group{d}, whole)
-	}
-	return &sourceOp{pin: func(ctx context.Context, d solver.Demand) (*pinned, error) {
-		tree, err := w.Locals.Sync(ctx, group{d}, req, d.Log())
-		if err != nil {
-			return nil, err
-		}
-		return &pinned{
-			id:   hash("local", []byte(tree.Digest())),
-			done: tree.Release,
-			used: provenance.Used{Locals: []string{name}},
-			fetch: func(context.Context, solver.Demand) (solver.Ref, error) {
-				return &TreeRef{tree.Retain(), req.Exclude, all}, nil
-			},
-		}, nil
-	}}, nil
-}
-
-// layerOf copies a synced directory into a layer, for those who need layers.
-func (w *Worker) layerOf(ctx context.Context, r *TreeRef) (*snapshot.Ref, error) {
-	draft, err := w.Store.NewDraft(ctx, nil, snapshot.Desc{Description: "copy of a local directory", Type: snapshot.TypeLocal})
-	if err != nil {
-		return nil, err
-	}
-	if err := copyTree(ctx, draft, r); err != nil {
-		draft.Discard()
-		return nil, err
-	}
-	ref, err := draft.Commit(ctx)
-	if err != nil {
-		draft.Discard()
-	}
-	return ref, err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/dbuild/dbuild/source/image"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/package-url/packageurl-go"
 )
 
 // Used returns what the sources that e is made from were for a job, by the digest of their
@@ -70,9 +71,27 @@ func gitUsed(r git.Request, p *git.Pin) provenance.Used {
 	if len(p.Commit) == 64 {
 		algorithm = "sha256"
 	}
-	return provenance.Used{Materials: []provenance.Material{{
+	used := provenance.Used{Materials: []provenance.Material{{
 		Kind: provenance.Git, Name: uri, URI: uri, Digest: map[string]string{algorithm: p.Commit},
 	}}}
+	if b, err := image.ParseBlob(r.Bundle, image.Layout{}); r.Bundle != "" && err == nil {
+		used.Materials = append(used.Materials, blobUsed(b, packageurl.Qualifier{Key: "ref_type", Value: "bundle"}, packageurl.Qualifier{Key: "vcs_url", Value: uri}))
+	}
+	return used
+}
+
+// blobUsed is a document known by its digest; the qualifiers say in which role.
+func blobUsed(b *image.Blob, role ...packageurl.Qualifier) provenance.Material {
+	kind := attest.TypeDocker
+	if b.Lent() {
+		kind = attest.TypeOCI
+	}
+	m := provenance.Material{Kind: provenance.HTTP, Name: b.Ref, Digest: digests(b.Digest)}
+	var err error
+	if m.URI, err = attest.ImageURL(kind, b.Ref, nil, role...); err != nil {
+		m.URI = b.Ref // it was parsed before
+	}
+	return m
 }
 
 func digests(d digest.Digest) map[string]string {

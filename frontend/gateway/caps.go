@@ -25,7 +25,7 @@ func llbCaps() []*capspb.APICap {
 	return enabled(
 		pb.CapSourceImage, pb.CapSourceImageResolveMode, pb.CapSourceImageLayerLimit, pb.CapSourceImageChecksum,
 		pb.CapSourceLocal, pb.CapSourceLocalUnique, pb.CapSourceLocalSessionID, pb.CapSourceLocalIncludePatterns,
-		pb.CapSourceLocalFollowPaths, pb.CapSourceLocalExcludePatterns, pb.CapSourceLocalSharedKeyHint, pb.CapSourceLocalDiffer,
+		pb.CapSourceLocalFollowPaths, pb.CapSourceLocalExcludePatterns, pb.CapSourceLocalSharedKeyHint, pb.CapSourceLocalDiffer, pb.CapSourceMetadataTransfer,
 		pb.CapSourceGit, pb.CapSourceGitKeepDir, pb.CapSourceGitFullURL, pb.CapSourceGitHTTPAuth, pb.CapSourceGitKnownSSHHosts,
 		pb.CapSourceGitMountSSHSock, pb.CapSourceGitSubdir, pb.CapSourceGitChecksum, pb.CapSourceGitSkipSubmodules, pb.CapSourceGitMTime,
 		pb.CapSourceGitFetchByCommit, pb.CapSourceGitSignatureVerify, pb.CapSourceGitBundle, pb.CapSourceGitCheckoutBundle,

@@ -68,7 +68,7 @@ func TestOpenPGP(t *testing.T) {
 		"no key":            {sig: sig, want: "failed to read armored public key"},
 		"half a key":        {keys: good.public[:200], sig: sig, want: "failed to read armored public key"},
 		"no signature":      {keys: good.public, want: "failed to decode armored signature"},
-		"key as signature":  {keys: good.public, sig: good.public, want: "no signature packet found"},
+		"key as signature":  {keys: good.public, sig: good.public, want: "failed to verify pgp signature"},
 		"from the future":   {keys: good.public, sig: good.sign(t, text, packet.Config{Time: at(time.Hour)}), want: "in the future"},
 		"expired since":     {keys: expired.public, sig: expired.sign(t, text, yesterday)},
 		"expired":           {keys: expired.public, sig: expired.sign(t, text, yesterday), expiry: signature.RejectExpired, want: "expired"},

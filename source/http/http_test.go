@@ -241,7 +241,7 @@ func TestFile(t *testing.T) {
 		{"/f", "named.bin", "asked", "asked"},
 	} {
 		s.name = c.disposition
-		_, _, fi := w.get(Request{URL: s.URL + c.path, Filename: c.asked, Mode: 0o751 | os.ModeSetuid, UID: 3, GID: 4})
+		_, _, fi := w.get(Request{URL: s.URL + c.path, File: File{Filename: c.asked, Mode: 0o751 | os.ModeSetuid, UID: 3, GID: 4}})
 		if fi.Name() != c.want || fi.Mode() != 0o751|os.ModeSetuid {
 			t.Errorf("%+v: got %s %v", c, fi.Name(), fi.Mode())
 		}
@@ -333,11 +333,11 @@ func TestUpload(t *testing.T) {
 	big := strings.Repeat("tar", 1<<20)
 	one, two := up.Add(io.NopCloser(strings.NewReader(big))), up.Add(io.NopCloser(strings.NewReader(big)))
 	w.join(up)
-	a, content, _ := w.get(Request{URL: one, Filename: "context"})
+	a, content, _ := w.get(Request{URL: one, File: File{Filename: "context"}})
 	if content != big {
 		t.Error("wrong content")
 	}
-	if b, _, _ := w.get(Request{URL: two, Filename: "context"}); a != b {
+	if b, _, _ := w.get(Request{URL: two, File: File{Filename: "context"}}); a != b {
 		t.Error("the same upload has another ID")
 	}
 	if _, err := w.src.Pin(t.Context(), w.group, Request{URL: one}, nil); err == nil {

@@ -49,6 +49,9 @@ func ParseBlob(identifier string, lay Layout) (*Blob, error) {
 	return b, nil
 }
 
+// Lent reports whether the blob is in a client's content store.
+func (b *Blob) Lent() bool { return b.layout != nil }
+
 // OpenBlob streams a blob, and says how many bytes it has. The caller verifies the digest.
 func (s *Source) OpenBlob(ctx context.Context, g bksession.Group, b *Blob) (io.ReadCloser, int64, error) {
 	if b.layout != nil {

@@ -25,7 +25,7 @@
 // the pseudo attribute [StatXattr] to each file: what its kernel says about the inode,
 // change time included, which no program can set back. A file is kept if that is equal.
 // For clients that do not send it, every file is received again and compared by digest;
-// if it is equal the old inode stays.
+// if it is equal the old inode stays. Only a request that says so trusts the time alone.
 //
 // # Use by builds
 //

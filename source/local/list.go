@@ -16,6 +16,20 @@ const maxListed = 100_000
 // missing from a Tree.
 func (s *Source) List(ctx context.Context, g session.Group, req Request) ([]string, error) {
 	var names []string
+	err := s.walk(ctx, g, req, func(st *stat, n int) bool {
+		if n == 0 {
+			names = nil
+		}
+		names = append(names, string(st.path))
+		return len(names) < maxListed
+	})
+	return names, err
+}
+
+// walk asks the client for its list, without any content, and calls visit for each path
+// with its number, until it returns false. If a session fails the next is asked, from the
+// beginning.
+func (s *Source) walk(ctx context.Context, g session.Group, req Request, visit func(st *stat, n int) bool) error {
 	list := func(ctx context.Context, id string, c session.Caller) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -23,10 +37,9 @@ func (s *Source) List(ctx context.Context, g session.Group, req Request) ([]stri
 		if err != nil {
 			return err
 		}
-		names = nil
 		var p packet
 		defer p.free()
-		for len(names) < maxListed {
+		for n := 0; ; {
 			if err := stream.RecvMsg(&p); err != nil {
 				return err
 			}
@@ -36,18 +49,18 @@ func (s *Source) List(ctx context.Context, g session.Group, req Request) ([]stri
 			case p.kind != types.PACKET_STAT:
 			case p.stat == nil:
 				return nil
+			case !visit(p.stat, n):
+				return nil
 			default:
-				names = append(names, string(p.stat.path))
+				n++
 			}
 		}
-		return nil
 	}
 	if req.SessionID != "" {
 		if c, err := s.cfg.Sessions.Get(ctx, req.SessionID); err == nil {
 			err = s.cfg.Sessions.With(ctx, c, func(ctx context.Context) error { return list(ctx, req.SessionID, c) })
-			return names, s.explain(req, err)
+			return s.explain(req, err)
 		}
 	}
-	err := s.cfg.Sessions.Any(ctx, g, list)
-	return names, s.explain(req, err)
+	return s.explain(req, s.cfg.Sessions.Any(ctx, g, list))
 }

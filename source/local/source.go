@@ -56,7 +56,8 @@ func New(cfg Config) *Source {
 type Differ string
 
 const (
-	DifferMetadata Differ = "metadata" // as the package comment says; the default
+	DifferDefault  Differ = ""         // as the package comment says
+	DifferMetadata Differ = "metadata" // size, times, mode and owner, from clients that say no more
 	DifferNone     Differ = "none"     // every file is sent
 )
 
@@ -65,13 +66,11 @@ type Request struct {
 	Name string // the name the client gave to the directory; required
 	// SessionID is the session to ask; "" or one that has gone is any of the group. A
 	// prefix before a colon is put before Name.
-	SessionID          string
-	Include, Exclude   []string // patterns, as in .dockerignore
-	FollowPaths        []string // only these paths, and what symlinks in them lead to
-	SharedKeyHint      string   // tells directories of one client with the same name apart
-	Differ             Differ
-	MetadataOnly       bool     // no content, but a list of all files in MetadataFile
-	MetadataOnlyExcept []string // patterns of files that are wanted nevertheless
+	SessionID        string
+	Include, Exclude []string // patterns, as in .dockerignore
+	FollowPaths      []string // only these paths, and what symlinks in them lead to
+	SharedKeyHint    string   // tells directories of one client with the same name apart
+	Differ           Differ
 }
 
 // Sync receives the directory and returns it. It is shown in log, which may be nil, as
@@ -82,9 +81,6 @@ func (s *Source) Sync(ctx context.Context, g session.Group, req Request, log *pr
 	}
 	if len(req.Name) > maxPath {
 		return nil, errors.New("the name of a local directory is too long")
-	}
-	if req.MetadataOnly {
-		return nil, errors.New("not implemented: local sources that transfer metadata only")
 	}
 	var tree *Tree
 	do := func(ctx context.Context, id string, c session.Caller) (err error) {
@@ -143,6 +139,7 @@ func (s *Source) sync(ctx context.Context, id string, c session.Caller, req Requ
 
 	x, err := receive(ctx, dir.Path, options{
 		distrust: req.Differ == DifferNone,
+		trust:    req.Differ == DifferMetadata,
 		donors:   donors,
 		progress: p.set,
 		warn: func(path, reason string) {

@@ -27,6 +27,7 @@ type Stream interface {
 // options says how to transfer.
 type options struct {
 	distrust bool                                  // ask for every file, whatever the client says about it
+	trust    bool                                  // files of one size, mode, owner and time are equal
 	progress func(bytes int64)                     // called often; may be nil
 	warn     func(path, reason string)             // something was left out; may be nil
 	donors   []*Tree                               // other trees of the same client to link files from
@@ -331,7 +332,7 @@ func (t *transfer) place(id uint32, old *entry) error {
 		t.links = append(t.links, idx)
 		return nil
 	}
-	if old != nil && old.kind == kindFile && !t.o.distrust && e.stat != "" && old.stat == e.stat && old.size == e.size && old.sameMeta(e) {
+	if old != nil && old.kind == kindFile && !t.o.distrust && (e.stat != "" || t.o.trust) && old.stat == e.stat && old.size == e.size && old.sameMeta(e) {
 		e.sum = old.sum
 		return nil
 	}
