@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -107,6 +106,10 @@ func (b *build) takeAttestation(ctx context.Context, a frontend.Attestation, par
 	if !ok || r == nil {
 		return nil, fmt.Errorf("it is in no filesystem")
 	}
+	tree, err := r.open(ctx)
+	if err != nil {
+		return nil, err
+	}
 	inline := string(a.Metadata[frontend.AttestationInlineOnly]) == "true"
 	if !a.Bundle {
 		out := exporter.Attestation{PredicateType: a.PredicateType, Filename: path.Base(a.Path), InlineOnly: inline}
@@ -117,14 +120,14 @@ func (b *build) takeAttestation(ctx context.Context, a frontend.Attestation, par
 			}
 			out.Subjects = append(out.Subjects, sub)
 		}
-		doc, err := r.whole(ctx, a.Path, budget)
+		doc, err := whole(tree, a.Path, budget)
 		if err != nil {
 			return nil, err
 		}
 		out.Predicate = b.predicate(doc, isCore(a, out.Filename), part)
 		return []exporter.Attestation{out}, nil
 	}
-	tree, dir, err := r.files(ctx, a.Path)
+	dir, err := resolve(tree, a.Path)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +137,7 @@ func (b *build) takeAttestation(ctx context.Context, a frontend.Attestation, par
 	}
 	var out []exporter.Attestation
 	for _, name := range names {
-		doc, err := r.whole(ctx, path.Join(a.Path, name), budget)
+		doc, err := whole(tree, path.Join(a.Path, name), budget)
 		if err != nil {
 			return nil, err
 		}
@@ -184,31 +187,16 @@ func (b *build) predicate(doc []byte, lists bool, part exporter.Platform) func(c
 }
 
 // whole reads a file that is an attestation.
-func (r *ref) whole(ctx context.Context, p string, budget *int64) ([]byte, error) {
-	tree, resolved, err := r.files(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	b, err := readFile(tree, resolved, min(maxAttestation, *budget))
-	*budget -= int64(len(b))
-	return b, err
-}
-
-func readFile(tree treehash.FS, p string, limit int64) ([]byte, error) {
-	st, err := tree.Lstat(p)
-	if err != nil {
-		return nil, err
-	}
-	if !fs.FileMode(st.Mode).IsRegular() {
-		return nil, fmt.Errorf("%s is not a file", p)
-	}
-	if st.Size > limit {
-		return nil, fmt.Errorf("%s is larger than the %d MiB that are left for attestations", p, limit>>20)
-	}
-	f, err := tree.Open(p)
+func whole(tree treehash.FS, p string, budget *int64) ([]byte, error) {
+	f, size, err := openFile(tree, p)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, limit))
+	if limit := min(maxAttestation, *budget); size > limit {
+		return nil, fmt.Errorf("%s is larger than the %d MiB that are left for attestations", p, limit>>20)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, size))
+	*budget -= int64(len(b))
+	return b, err
 }

@@ -17,28 +17,34 @@ func resolve(tree treehash.FS, p string) (string, error) {
 	return treehash.Resolve(tree, strings.TrimPrefix(path.Clean("/"+p), "/"), true)
 }
 
+// openFile opens a regular file.
+func openFile(tree treehash.FS, p string) (_ io.ReadCloser, size int64, _ error) {
+	resolved, err := resolve(tree, p)
+	if err != nil {
+		return nil, 0, err
+	}
+	st, err := tree.Lstat(resolved)
+	if err != nil {
+		return nil, 0, err
+	}
+	if !fs.FileMode(st.Mode).IsRegular() {
+		return nil, 0, fmt.Errorf("read %s: not a regular file", p)
+	}
+	f, err := tree.Open(resolved)
+	return f, st.Size, err
+}
+
 // readPart reads a part of a file for a frontend; a length of 0 means to its end.
 func readPart(tree treehash.FS, p string, offset, length int64) ([]byte, error) {
 	if offset < 0 || length < 0 {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("read " + p + ": invalid range: offset and length must not be negative")
 	}
-	resolved, err := resolve(tree, p)
-	if err != nil {
-		return nil, err
-	}
-	st, err := tree.Lstat(resolved)
-	if err != nil {
-		return nil, err
-	}
-	if !fs.FileMode(st.Mode).IsRegular() {
-		return nil, fmt.Errorf("read %s: not a regular file", p)
-	}
-	f, err := tree.Open(resolved)
+	f, size, err := openFile(tree, p)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if offset >= st.Size {
+	if offset >= size {
 		return nil, nil
 	}
 	if offset > 0 {
@@ -53,7 +59,7 @@ func readPart(tree treehash.FS, p string, offset, length int64) ([]byte, error) 
 	}
 	if length == 0 || length > maxReadFile {
 		length = maxReadFile
-		if st.Size-offset > maxReadFile {
+		if size-offset > maxReadFile {
 			return nil, fmt.Errorf("%s exceeds maximum allowed size of %d bytes", p, maxReadFile)
 		}
 	}

@@ -106,16 +106,6 @@ func (r *ref) open(ctx context.Context) (treehash.FS, error) {
 	}
 }
 
-// files builds r and opens it; it returns p resolved to a path without symlinks.
-func (r *ref) files(ctx context.Context, p string) (treehash.FS, string, error) {
-	tree, err := r.open(ctx)
-	if err != nil {
-		return nil, "", err
-	}
-	resolved, err := resolve(tree, p)
-	return tree, resolved, err
-}
-
 // ReadFile implements frontend.Ref.
 func (r *ref) ReadFile(ctx context.Context, p string, offset, length int64) ([]byte, error) {
 	tree, err := r.open(ctx)

@@ -67,17 +67,21 @@ type internal struct {
 }
 
 func (i internal) MarshalJSON() ([]byte, error) {
-	m := maps.Clone(i.Env)
-	if m == nil {
-		m = map[string]any{}
-	}
+	m := map[string]any{"builderPlatform": i.BuilderPlatform}
 	if i.BuildConfig != nil {
 		m["buildConfig"] = i.BuildConfig
 	}
-	if i.DockerfileVersion != "" {
-		m["dockerfileVersion"] = i.DockerfileVersion
+	return beside(i.Env, i.DockerfileVersion, m)
+}
+
+// beside is an object with fields, and what the builder's operator adds to it.
+func beside(env map[string]any, dockerfileVersion string, fields map[string]any) ([]byte, error) {
+	m := map[string]any{}
+	maps.Copy(m, env)
+	maps.Copy(m, fields)
+	if dockerfileVersion != "" {
+		m["dockerfileVersion"] = dockerfileVersion
 	}
-	m["builderPlatform"] = i.BuilderPlatform
 	return json.Marshal(m)
 }
 
@@ -148,15 +152,7 @@ type environment struct {
 }
 
 func (e environment) MarshalJSON() ([]byte, error) {
-	m := maps.Clone(e.Env)
-	if m == nil {
-		m = map[string]any{}
-	}
-	if e.DockerfileVersion != "" {
-		m["dockerfileVersion"] = e.DockerfileVersion
-	}
-	m["platform"] = e.Platform
-	return json.Marshal(m)
+	return beside(e.Env, e.DockerfileVersion, map[string]any{"platform": e.Platform})
 }
 
 type metadata02 struct {
