@@ -2,9 +2,12 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -63,7 +66,9 @@ type build struct {
 	admitted, over bool // has a place among the working builds; had it
 	// containers are those of frontends; those that still run are released at the end.
 	containers []*container
-	ended      bool // nothing more is kept
+	failures   map[*worker.Failure]bool // whose results are held
+	keeps      atomic.Bool              // what failed operations left may be looked at
+	ended      bool                     // nothing more is kept
 }
 
 // origin is where an operation comes from.
@@ -74,7 +79,7 @@ type origin struct {
 
 var (
 	_ frontend.Bridge = (*build)(nil)
-	_ worker.Client   = (*build)(nil)
+	_ worker.Keeper   = (*build)(nil)
 )
 
 func (d *Daemon) newBuild(r *request) *build {
@@ -103,6 +108,15 @@ func (b *build) permit(r *request) (err error) {
 		return err
 	}
 	for _, e := range r.entitlements {
+		if name, spec, _ := strings.Cut(e, "="); name == "device" {
+			if b.d.worker.Devices == nil {
+				return errdefs.ErrPermissionDenied.WithMessage("entitlement device is not allowed by this daemon: CDI device support is disabled")
+			}
+			if err := b.load.Devices.Grant(spec); err != nil {
+				return err
+			}
+			continue
+		}
 		if !slices.Contains(b.d.cfg.Entitlements, e) {
 			return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("entitlement %s is not allowed by this daemon: start it with --allow %s", e, e))
 		}
@@ -129,6 +143,47 @@ func (b *build) Sessions() []string { return b.sessions }
 
 // Pins implements worker.Client.
 func (b *build) Pins() *worker.Pins { return &b.pins }
+
+// Keeps implements worker.Keeper.
+func (b *build) Keeps() bool { return b.keeps.Load() }
+
+// Keep implements worker.Keeper.
+func (b *build) Keep(f *worker.Failure) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended || b.failures[f] {
+		return
+	}
+	if b.failures == nil {
+		b.failures = map[*worker.Failure]bool{}
+	}
+	b.failures[f] = true
+	for _, r := range slices.Concat(f.Inputs, f.Mounts) {
+		if r != nil {
+			b.refs = append(b.refs, r.Retain())
+		}
+	}
+}
+
+// shown returns what a failed operation saw as refs of the build, or false if the build
+// holds nothing of it.
+func (b *build) shown(f *worker.Failure) (inputs, mounts []frontend.Ref, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.failures[f] {
+		return nil, nil, false
+	}
+	refs := func(list []solver.Ref) []frontend.Ref {
+		out := make([]frontend.Ref, len(list))
+		for i, r := range list {
+			if r != nil {
+				out[i] = &ref{b: b, res: r}
+			}
+		}
+		return out
+	}
+	return refs(f.Inputs), refs(f.Mounts), true
+}
 
 // Blobs implements worker.Client.
 func (b *build) Blobs() (c snapshot.Compression, ok bool) {
@@ -260,6 +315,12 @@ func (b *build) warnings(list ...progress.Warning) {
 }
 
 func (b *build) locate(err error) error {
+	var f *worker.Failure
+	if errors.As(err, &f) {
+		if inputs, mounts, ok := b.shown(f); ok {
+			err = &frontend.FailedResults{Err: err, Inputs: inputs, Mounts: mounts}
+		}
+	}
 	return locate(err, func(ve *solver.VertexError) (*llb.Vertex, []*pb.SourceInfo) {
 		b.mu.Lock()
 		defer b.mu.Unlock()

@@ -96,7 +96,7 @@ type FrontendsConfig struct {
 // DevicesConfig is about devices that are described for the Container Device Interface.
 type DevicesConfig struct {
 	Disabled    bool
-	SpecDirs    []string // none means /etc/cdi and /var/run/cdi
+	SpecDirs    []string // none means /etc/cdi, /var/run/cdi and /etc/buildkit/cdi
 	AutoAllowed []string // devices that builds get without an entitlement
 }
 

@@ -96,6 +96,11 @@ func (d *Daemon) workers() []*apitypes.WorkerRecord {
 	for _, p := range d.worker.Platforms {
 		rec.Platforms = append(rec.Platforms, pbPlatform(p))
 	}
+	if d.worker.Devices != nil {
+		for _, dev := range d.worker.Devices.List() {
+			rec.CDIDevices = append(rec.CDIDevices, &apitypes.CDIDevice{Name: dev.Name, AutoAllow: dev.AutoAllow, Annotations: dev.Annotations})
+		}
+	}
 	for _, p := range d.gcPolicies() {
 		rec.GCPolicy = append(rec.GCPolicy, &apitypes.GCPolicy{
 			All: p.All, KeepDuration: int64(p.KeepDuration), Filters: p.Filters,

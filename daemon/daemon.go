@@ -27,6 +27,7 @@ import (
 	"github.com/dbuild/dbuild/source/image"
 	"github.com/dbuild/dbuild/source/local"
 	"github.com/dbuild/dbuild/worker"
+	"github.com/dbuild/dbuild/worker/device"
 	"github.com/dbuild/dbuild/worker/runc"
 	apitypes "github.com/moby/buildkit/api/types"
 )
@@ -136,6 +137,12 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 		return nil, err
 	}
 	images := image.New(image.Config{Registry: d.registry, Store: d.store, Sessions: d.sessions.BuildKit()})
+	var devices *device.Devices
+	if !cfg.Devices.Disabled {
+		if devices, err = device.New(device.Config{SpecDirs: cfg.Devices.SpecDirs, AutoAllowed: cfg.Devices.AutoAllowed}); err != nil {
+			return nil, err
+		}
+	}
 	d.worker = worker.New(worker.Config{
 		Root: steps, Store: d.store, Executor: d.executor, Sessions: d.sessions,
 		Images:      images,
@@ -144,6 +151,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 		Git:         git.New(git.Config{Store: d.store, Sessions: d.sessions, Bundle: bundles(images)}),
 		Platforms:   runs,
 		Parallelism: cfg.MaxParallelism,
+		Devices:     devices,
 	})
 	host, _ := os.Hostname()
 	d.labels = map[string]string{

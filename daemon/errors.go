@@ -53,9 +53,9 @@ func locate(err error, find func(*solver.VertexError) (*llb.Vertex, []*pb.Source
 	}
 	v, files := find(ve)
 	if v != nil {
-		var exit *runc.ExitError
-		if errors.As(err, &exit) {
-			err = &errdefs.SolveError{Err: err, Solve: &errdefs.Solve{Op: v.Op, Description: v.Meta.GetDescription()}}
+		if s := failed(err); s != nil {
+			s.Op, s.Description = v.Op, v.Meta.GetDescription()
+			err = &errdefs.SolveError{Err: err, Solve: s}
 		}
 		// Clients show the sources from the last to the first.
 		for _, loc := range slices.Backward(v.Locations) {
@@ -63,6 +63,22 @@ func locate(err error, find func(*solver.VertexError) (*llb.Vertex, []*pb.Source
 		}
 	}
 	return errdefs.WrapVertex(err, ve.Vertex.Show.Digest)
+}
+
+// failed says which part of an operation failed, or nil if none was carried out.
+func failed(err error) *errdefs.Solve {
+	var f *worker.Failure
+	if !errors.As(err, &f) {
+		return nil
+	}
+	s := new(errdefs.Solve)
+	switch {
+	case f.Action >= 0:
+		s.Subject = &errdefs.Solve_File{File: &errdefs.FileAction{Index: int64(f.Action)}}
+	case f.Input >= 0:
+		s.Subject = &errdefs.Solve_Cache{Cache: &errdefs.ContentCache{Index: int64(f.Input)}}
+	}
+	return s
 }
 
 // unaryErrors and streamErrors give every handler typed errors, and turn a panic into

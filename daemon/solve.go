@@ -137,6 +137,7 @@ func (b *build) solve(ctx context.Context, r *request) (*frontend.Result, error)
 		}
 		return &frontend.Result{Ref: ref}, nil
 	}
+	b.keeps.Store(true)
 	return b.d.gateway.Serve(ctx, b.id, gateway.Build{
 		Bridge: b.root.bridge(), Inputs: r.inputs, Workers: b.d.workers(),
 	})

@@ -97,10 +97,10 @@ func CheckExecOp(op *pb.ExecOp, inputs int) (outputs int, _ error) {
 		return 0, err
 	}
 	if pb.NetMode_name[int32(op.Network)] == "" {
-		return 0, fmt.Errorf("this builder does not know network mode %d", op.Network)
+		return 0, fmt.Errorf("invalid network mode %d: this builder does not know it", op.Network)
 	}
 	if pb.SecurityMode_name[int32(op.Security)] == "" {
-		return 0, fmt.Errorf("this builder does not know security mode %d", op.Security)
+		return 0, fmt.Errorf("invalid security mode %d: this builder does not know it", op.Security)
 	}
 	for _, s := range op.Secretenv {
 		if s == nil || s.Name == "" || strings.ContainsAny(s.Name, "=\x00") {

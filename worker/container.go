@@ -39,6 +39,8 @@ type Container struct {
 	life   context.Context
 	kill   context.CancelCauseFunc
 	mounts int
+	// windows says that a client thinks so of the container.
+	windows bool
 
 	mu       sync.Mutex
 	started  bool           // under mu; the main process was
@@ -48,6 +50,9 @@ type Container struct {
 	err      error          // of that; after freed
 }
 
+// windowsPath is the PATH of Windows.
+const windowsPath = `c:\Windows\System32;c:\Windows;C:\Windows\System32\WindowsPowerShell\v1.0`
+
 var errReleased = cerrdefs.ErrFailedPrecondition.WithMessage("the container was released")
 
 // NewContainer prepares the mounts of a container.
@@ -56,6 +61,7 @@ func (w *Worker) NewContainer(ctx context.Context, r frontend.ContainerRequest, 
 		return nil, err
 	}
 	c := &Container{w: w, opt: opt, mounts: len(r.Mounts), freed: make(chan struct{})}
+	c.windows = r.Platform != nil && r.Platform.OS == "windows"
 	// Nobody waits for a container: its life is its owner's, not the caller's.
 	c.life, c.kill = context.WithCancelCause(context.WithoutCancel(ctx))
 	c.m = &mounting{w: w, access: opt.Access, id: newID(), name: "container"}
@@ -222,6 +228,9 @@ func (c *Container) process(ctx context.Context, p frontend.Process) (runc.Proce
 	}
 	out.ExtraHosts = append(b.ExtraHosts[:len(b.ExtraHosts):len(b.ExtraHosts)], out.ExtraHosts...)
 	out.Security, out.Terminal = p.Security, p.Tty
+	if c.windows && !hasEnv(out.Env, "PATH") {
+		out.Env = append([]string{"PATH=" + windowsPath}, out.Env...)
+	}
 	if p.Tty && !hasEnv(out.Env, "TERM") {
 		out.Env = append([]string{"TERM=xterm"}, out.Env...)
 	}

@@ -192,7 +192,7 @@ func TestRefused(t *testing.T) {
 		{host, worker.LoadOptions{}, "network.host is not allowed"},
 		{host, worker.LoadOptions{Insecure: true}, "network.host is not allowed"},
 		{insecure, worker.LoadOptions{HostNetwork: true}, "security.insecure is not allowed"},
-		{device, worker.LoadOptions{HostNetwork: true, Insecure: true}, "not implemented: CDI devices"},
+		{device, worker.LoadOptions{HostNetwork: true, Insecure: true}, `CDI device "gpu" is required by step "RUN x", but CDI device support is disabled`},
 		{llb.Source("ftp://x", nil, nil, llb.Meta{}), worker.LoadOptions{}, "not implemented: sources of the kind ftp://"},
 		{llb.Local("x", llb.LocalOptions{MetadataOnly: true}, llb.Meta{}), worker.LoadOptions{}, "transfer metadata only"},
 		{llb.Source("local://x", map[string]string{pb.AttrIncludePatterns: "*"}, nil, llb.Meta{}), worker.LoadOptions{}, "want a JSON list"},
@@ -301,7 +301,7 @@ func TestSSH(t *testing.T) {
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the socket is left: %v", err)
 	}
-	if err := w.fails(need(llb.SSH{ID: "other"}), with); err.Error() != "ssh other: the client offers no agent under that name; pass it with --ssh other" {
+	if err := w.fails(need(llb.SSH{ID: "other"}), with); err.Error() != `no SSH key "other": unset ssh forward key other; pass it with --ssh other` {
 		t.Errorf("got %v", err)
 	}
 	nobody := w.join("k2")

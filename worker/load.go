@@ -23,7 +23,8 @@ type LoadOptions struct {
 	// Nested checks the definition of a build within the build; required if there is one.
 	Nested func(context.Context, *pb.Definition) (*llb.Graph, error)
 
-	nested int // how deep this is
+	nested  int // how deep this is
+	Devices DeviceGrants
 }
 
 // Load makes solver vertices of a validated graph and returns the edge it leads to, or
@@ -74,6 +75,10 @@ func (w *Worker) vertex(v *llb.Vertex, loaded map[*llb.Vertex]*solver.Vertex, op
 		}
 		out.Def = hash("scoped", parts...)
 	}
+	if exec, ok := out.Op.(*execOp); ok && len(exec.op.CdiDevices) > 0 {
+		// Names mean what the build says.
+		out.Def = hash("devices", out.Def[:], exec.id[:])
+	}
 	return out, nil
 }
 
@@ -99,10 +104,7 @@ func (w *Worker) op(v *llb.Vertex, opt LoadOptions) (solver.Op, error) {
 		if err := opt.PermitSecurity(op.Exec.Security); err != nil {
 			return nil, err
 		}
-		if len(op.Exec.CdiDevices) > 0 {
-			return nil, fmt.Errorf("not implemented: CDI devices")
-		}
-		return newExecOp(w, v, op.Exec)
+		return newExecOp(w, v, op.Exec, opt.Devices)
 	case *pb.Op_File:
 		return newFileOp(w, v, op.File)
 	case *pb.Op_Merge:

@@ -17,6 +17,8 @@ import (
 	"github.com/moby/buildkit/session/sshforward"
 	"github.com/moby/buildkit/solver/pb"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // mounting is everything that one run of a process has mounted, opened or begun to
@@ -245,7 +247,12 @@ func (m *mounting) ssh(ctx context.Context, opt *pb.SSHOpt) (string, error) {
 		if opt.GetOptional() {
 			return "", errOptional
 		}
-		return "", fmt.Errorf("ssh %s: the client offers no agent under that name; pass it with --ssh %s", id, id)
+		var reply interface{ GRPCStatus() *status.Status }
+		why := "the client forwards no agent"
+		if errors.As(err, &reply) && reply.GRPCStatus().Code() != codes.Unimplemented {
+			why = reply.GRPCStatus().Message()
+		}
+		return "", fmt.Errorf("no SSH key %q: %s; pass it with --ssh %s", id, why, id)
 	}
 	if err != nil {
 		return "", err

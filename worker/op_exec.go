@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker/runc"
 	"github.com/moby/buildkit/solver/pb"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // execOp runs a process in a container.
@@ -23,6 +25,7 @@ type execOp struct {
 	outputs   int
 	name      string
 	resources *pb.LinuxResources
+	devices   []string // full names
 }
 
 // ExecError says that a process of the build failed.
@@ -39,11 +42,17 @@ func (e *ExecError) Error() string {
 func (e *ExecError) Unwrap() error { return e.Err }
 
 // newExecOp checks what the loader of the graph cannot: that mounts fit together.
-func newExecOp(w *Worker, v *llb.Vertex, exec *pb.ExecOp) (*execOp, error) {
+func newExecOp(w *Worker, v *llb.Vertex, exec *pb.ExecOp, grants DeviceGrants) (*execOp, error) {
 	o := &execOp{w: w, op: exec, inputs: len(v.Inputs), outputs: v.Outputs, name: vertexName(v), resources: v.Meta.GetLinuxResources()}
 	keyed := exec.CloneVT()
 	keyed.Meta.ProxyEnv = nil // a proxy changes how bytes travel, not what they are
 	var err error
+	if o.devices, err = w.devices(exec.CdiDevices, grants, o.name); err != nil {
+		return nil, err
+	}
+	for _, d := range keyed.CdiDevices {
+		d.Name = cmp.Or(grants.Aliases[d.Name], d.Name)
+	}
 	o.id, err = opID("exec", &pb.Op{Op: &pb.Op_Exec{Exec: keyed}, Platform: v.Op.Platform})
 	if err != nil {
 		return nil, err
@@ -104,7 +113,7 @@ func (o *execOp) Spec(context.Context, solver.Demand) (solver.Spec, error) {
 				parts = append(parts, treehash.Part{Path: m.Selector, FollowLinks: true})
 			}
 		}
-		slots[i] = o.w.contentSlot(parts)
+		slots[i] = o.w.contentSlot(i, parts)
 	}
 	return solver.Spec{ID: o.id, Slots: slots}, nil
 }
@@ -134,6 +143,9 @@ func (o *execOp) run(ctx context.Context, d solver.Demand, m *mounting, in []sol
 	if err := o.w.secretEnv(ctx, m.access.Group, o.op.Secretenv, &p); err != nil {
 		return nil, err
 	}
+	if len(o.devices) > 0 {
+		p.Edit = func(s *specs.Spec) error { return o.w.Devices.Inject(s, o.devices) }
+	}
 	if err := m.mount(ctx, o.op.Mounts, in, &p); err != nil {
 		return nil, err
 	}
@@ -144,7 +156,16 @@ func (o *execOp) run(ctx context.Context, d solver.Demand, m *mounting, in []sol
 	stdout.Close()
 	stderr.Close()
 	if err = o.judge(ctx, err); err != nil {
-		return nil, err
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		f := &Failure{Err: err, Action: -1, Input: -1, Inputs: make([]solver.Ref, len(o.op.Mounts))}
+		for i, mt := range o.op.Mounts {
+			if n := input(mt); n >= 0 {
+				f.Inputs[i] = in[n]
+			}
+		}
+		return nil, fail(d, f, func() []solver.Ref { return o.left(ctx, m, in) })
 	}
 	refs, err := m.commit(ctx, o.op.Mounts, o.outputs)
 	if err != nil {

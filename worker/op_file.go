@@ -115,14 +115,14 @@ func (o *fileOp) Spec(context.Context, solver.Demand) (solver.Spec, error) {
 	slots := make([]solver.Slot, o.inputs)
 	for i := range slots {
 		if parts, ok := o.parts(i); ok {
-			slots[i] = o.w.contentSlot(parts)
+			slots[i] = o.w.contentSlot(i, parts)
 		}
 	}
 	return solver.Spec{ID: o.id, Slots: slots}, nil
 }
 
-// contentSlot keys an input by the content of parts of it.
-func (w *Worker) contentSlot(parts []treehash.Part) solver.Slot {
+// contentSlot keys input i by the content of parts of it.
+func (w *Worker) contentSlot(i int, parts []treehash.Part) solver.Slot {
 	var ids [][]byte
 	for _, p := range parts {
 		id := p.ID()
@@ -139,7 +139,12 @@ func (w *Worker) contentSlot(parts []treehash.Part) solver.Slot {
 			for _, p := range parts {
 				s, err := treehash.Sum(ctx, tree, p)
 				if err != nil {
-					return solver.Sum{}, lost(r, missing(ctx, d, err, p.Path, r, tree))
+					err = lost(r, missing(ctx, d, err, p.Path, r, tree))
+					var gone *solver.LostError
+					if ctx.Err() != nil || errors.As(err, &gone) {
+						return solver.Sum{}, err
+					}
+					return solver.Sum{}, fail(d, &Failure{Err: err, Action: -1, Input: i, Inputs: []solver.Ref{r}}, nil)
 				}
 				sums = append(sums, s[:])
 			}
@@ -165,7 +170,11 @@ func (o *fileOp) Run(ctx context.Context, d solver.Demand, _ solver.Spec, in []s
 	defer func() { r.close(err != nil) }()
 	for i, a := range o.op.Actions {
 		if err := r.action(ctx, i, a); err != nil {
-			return nil, err
+			var gone *solver.LostError
+			if ctx.Err() != nil || errors.As(err, &gone) {
+				return nil, err
+			}
+			return nil, fail(d, &Failure{Err: err, Action: i, Input: -1, Inputs: in}, func() []solver.Ref { return r.left(ctx) })
 		}
 	}
 	for i, ref := range r.out {
@@ -200,6 +209,20 @@ func (r *fileRun) close(failed bool) {
 			}
 		}
 	}
+}
+
+// left makes results of what the actions have done so far, by their number.
+func (r *fileRun) left(ctx context.Context) []solver.Ref {
+	out := make([]solver.Ref, len(r.op.op.Actions))
+	for i, s := range r.states[r.op.inputs:] {
+		if s.draft == nil && s.ref == nil {
+			continue // a later action went on with it
+		}
+		if ref, err := r.commit(ctx, s); err == nil && ref != nil {
+			out[i] = ref.Retain()
+		}
+	}
+	return out
 }
 
 func (r *fileRun) action(ctx context.Context, i int, a *pb.FileAction) error {

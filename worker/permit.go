@@ -16,7 +16,7 @@ func (o LoadOptions) PermitNetwork(n pb.NetMode) error {
 	case pb.NetMode_HOST:
 		return entitled(o.HostNetwork, "network.host")
 	}
-	return cerrdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("this builder does not know network mode %d", n))
+	return cerrdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid network mode %d: this builder does not know it", n))
 }
 
 // PermitSecurity says why a process may not run in security mode s.
@@ -27,7 +27,7 @@ func (o LoadOptions) PermitSecurity(s pb.SecurityMode) error {
 	case pb.SecurityMode_INSECURE:
 		return entitled(o.Insecure, "security.insecure")
 	}
-	return cerrdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("this builder does not know security mode %d", s))
+	return cerrdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid security mode %d: this builder does not know it", s))
 }
 
 func entitled(granted bool, name string) error {

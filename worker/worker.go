@@ -10,6 +10,7 @@ import (
 	"github.com/dbuild/dbuild/source/http"
 	"github.com/dbuild/dbuild/source/image"
 	"github.com/dbuild/dbuild/source/local"
+	"github.com/dbuild/dbuild/worker/device"
 	"github.com/dbuild/dbuild/worker/runc"
 	bksession "github.com/moby/buildkit/session"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -35,6 +36,7 @@ type Config struct {
 	Git         *git.Source
 	Platforms   []ocispec.Platform // the native one first
 	Parallelism int                // processes at once; 0 means no limit
+	Devices     *device.Devices    // of this machine, for steps; nil gives them none
 }
 
 // A Worker runs operations on this machine.

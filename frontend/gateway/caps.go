@@ -32,7 +32,7 @@ func llbCaps() []*capspb.APICap {
 		pb.CapSourceHTTP, pb.CapSourceHTTPAuth, pb.CapSourceHTTPHeader, pb.CapSourceHTTPChecksum, pb.CapSourceHTTPPerm, pb.CapSourceHTTPUIDGID, pb.CapSourceHTTPSignatureVerify,
 		pb.CapSourceOCILayout, pb.CapSourceImageBlob, pb.CapBuildOpLLBFileName,
 		pb.CapExecMetaBase, pb.CapExecMetaCgroupParent, pb.CapExecMetaNetwork, pb.CapExecMetaProxy, pb.CapExecMetaSecurity,
-		pb.CapExecMetaSetsDefaultPath, pb.CapExecMetaUlimit, pb.CapExecMetaRemoveMountStubsRecursive, pb.CapExecMetaLinuxResources,
+		pb.CapExecMetaSetsDefaultPath, pb.CapExecMetaUlimit, pb.CapExecMetaRemoveMountStubsRecursive, pb.CapExecMetaLinuxResources, pb.CapExecMetaCDI,
 		pb.CapExecMountBind, pb.CapExecMountBindReadWriteNoOutput, pb.CapExecMountCache, pb.CapExecMountCacheSharing,
 		pb.CapExecMountSelector, pb.CapExecMountTmpfs, pb.CapExecMountTmpfsSize, pb.CapExecMountSecret, pb.CapExecMountSSH,
 		pb.CapExecMountContentCache, pb.CapExecCgroupsMounted, pb.CapExecSecretEnv, pb.CapExecValidExitCode,

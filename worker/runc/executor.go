@@ -265,6 +265,16 @@ func (e *Executor) run(ctx context.Context, p *Process, watch *Running) (err err
 		return err
 	}
 	s.Process.Terminal = p.Terminal
+	if p.Edit != nil {
+		known := make(map[string]bool)
+		for _, m := range s.Mounts {
+			known[m.Destination] = true
+		}
+		if err := p.Edit(s); err != nil {
+			return err
+		}
+		targets = append(targets, addedTargets(s.Mounts, known)...)
+	}
 	c := &container{id: p.ID, dir: files.dir, spec: s, watch: watch}
 	if !insecure {
 		c.seccomp = e.seccompProfile()

@@ -63,6 +63,22 @@ func bindMounts(list []Mount) ([]specs.Mount, []rootfs.Target, error) {
 	return mounts, targets, nil
 }
 
+// addedTargets says what mounts of others than known are mounted on.
+func addedTargets(mounts []specs.Mount, known map[string]bool) []rootfs.Target {
+	var targets []rootfs.Target
+	for _, m := range mounts {
+		if known[m.Destination] {
+			continue
+		}
+		isDir := true
+		if info, err := os.Stat(m.Source); err == nil {
+			isDir = info.IsDir()
+		}
+		targets = append(targets, rootfs.Target{Path: path.Join("/", m.Destination), Dir: isDir})
+	}
+	return targets
+}
+
 // defaultTargets are the mount points of every container.
 func defaultTargets() []rootfs.Target {
 	return []rootfs.Target{

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/moby/buildkit/solver/pb"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // A Process is one command to be run in one container. All paths are the daemon's
@@ -33,6 +34,9 @@ type Process struct {
 	Stdout, Stderr io.Writer
 	// Terminal gives the process a terminal, which is written to Stdout and reads Stdin.
 	Terminal bool
+	// Edit changes the container before it is made, if not nil. What it mounts gets mount
+	// points as well.
+	Edit func(*specs.Spec) error
 	// RemoveStubsRecursive also removes the parent directories made for mount points.
 	RemoveStubsRecursive bool
 }
