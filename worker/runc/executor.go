@@ -231,7 +231,7 @@ func (e *Executor) run(ctx context.Context, p *Process, watch *Running) (err err
 	if err != nil {
 		return err
 	}
-	ns, err := e.network.Acquire(ctx, p.Network)
+	ns, err := e.network.Acquire(ctx, p.Network, p.Hostname)
 	if err != nil {
 		return fmt.Errorf("network: %w", err)
 	}
@@ -257,7 +257,7 @@ func (e *Executor) run(ctx context.Context, p *Process, watch *Running) (err err
 		UID: user.UID, GID: user.GID, Groups: user.Groups, Home: user.Home,
 		Hostname: p.Hostname, Mounts: mounts, HostsFile: files.hosts, ResolvConf: files.resolvConf,
 		Ulimits: p.Ulimits, Resources: p.Resources, PidsLimit: e.config.PidsLimit, OOMScoreAdj: e.config.OOMScoreAdj,
-		CgroupsPath: cgroup, CgroupMount: e.cgroups.mount(p.Resources),
+		CgroupsPath: cgroup, CgroupMount: insecure || e.cgroups.mount(p.Resources),
 		HostNetwork: ns.Host, NetNS: ns.Path,
 		Insecure: insecure, AllowNewPrivilege: e.config.AllowNewPrivileges, AppArmorProfile: e.config.AppArmorProfile,
 	})

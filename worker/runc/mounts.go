@@ -79,10 +79,11 @@ func addedTargets(mounts []specs.Mount, known map[string]bool) []rootfs.Target {
 	return targets
 }
 
-// defaultTargets are the mount points of every container.
+// defaultTargets are the mount points of every container. Those of the kernel's file systems
+// stay, as they do with every runtime: images without them get them with their first step.
 func defaultTargets() []rootfs.Target {
 	return []rootfs.Target{
-		{Path: "/proc", Dir: true}, {Path: "/dev", Dir: true}, {Path: "/sys", Dir: true},
+		{Path: "/proc", Dir: true, Keep: true}, {Path: "/dev", Dir: true, Keep: true}, {Path: "/sys", Dir: true, Keep: true},
 		{Path: "/etc/resolv.conf"}, {Path: "/etc/hosts"},
 	}
 }

@@ -208,7 +208,7 @@ func (b *bridge) fill() {
 	}
 }
 
-func (b *bridge) acquire(context.Context) (*Namespace, error) {
+func (b *bridge) acquire(_ context.Context, _ string) (*Namespace, error) {
 	b.warm()
 	select {
 	case ns := <-b.ready:

@@ -12,7 +12,7 @@ func TestNamesAreTaken(t *testing.T) {
 	root := t.TempDir()
 	acquire := func(n *Network) *Namespace {
 		t.Helper()
-		ns, err := n.Acquire(t.Context(), pb.NetMode_UNSET)
+		ns, err := n.Acquire(t.Context(), pb.NetMode_UNSET, "")
 		if err != nil {
 			t.Fatal(err)
 		}

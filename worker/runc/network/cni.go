@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -77,7 +76,7 @@ func newCNI(intent string, c Config) (*cniNetwork, error) {
 
 func (n *cniNetwork) name() string { return CNI }
 
-func (n *cniNetwork) acquire(ctx context.Context) (*Namespace, error) {
+func (n *cniNetwork) acquire(ctx context.Context, hostname string) (*Namespace, error) {
 	ns, err := newNamespace()
 	if err != nil {
 		return nil, err
@@ -92,23 +91,31 @@ func (n *cniNetwork) acquire(ctx context.Context) (*Namespace, error) {
 		ns.close()
 		return nil, err
 	}
-	if err := os.WriteFile(mark, []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+	if err := os.WriteFile(mark, []byte(hostname), 0o600); err != nil {
 		ns.close()
 		return nil, err
 	}
 	release := func() {
 		ctx, cancel := context.WithTimeout(context.Background(), cniTimeout)
 		defer cancel()
-		if n.cni.Remove(ctx, id, ns.path()) == nil {
+		if n.cni.Remove(ctx, id, ns.path(), named(hostname)...) == nil {
 			_ = os.Remove(mark)
 		} // else the next sweep tries again
 		ns.close()
 	}
-	if _, err := n.cni.Setup(ctx, id, ns.path()); err != nil {
+	if _, err := n.cni.Setup(ctx, id, ns.path(), named(hostname)...); err != nil {
 		release()
 		return nil, err
 	}
 	return &Namespace{Path: ns.path(), release: release}, nil
+}
+
+// named tells plugins that give names to addresses which one a step asked for.
+func named(hostname string) []gocni.NamespaceOpts {
+	if hostname == "" {
+		return nil
+	}
+	return []gocni.NamespaceOpts{gocni.WithArgs("IgnoreUnknown", "1"), gocni.WithArgs("K8S_POD_NAME", hostname)}
 }
 
 func (n *cniNetwork) warm() {}
@@ -124,7 +131,8 @@ func (n *cniNetwork) sweep(ctx context.Context) error {
 	}
 	var errs []error
 	for _, entry := range entries {
-		if err := n.cni.Remove(ctx, entry.Name(), ""); err != nil {
+		hostname, _ := os.ReadFile(filepath.Join(n.intent, entry.Name())) // none is as good
+		if err := n.cni.Remove(ctx, entry.Name(), "", named(string(hostname))...); err != nil {
 			errs = append(errs, fmt.Errorf("cni: remove %s: %w", entry.Name(), err))
 			continue
 		}

@@ -73,7 +73,7 @@ type Network struct {
 // A provider makes the namespaces of sandboxed steps.
 type provider interface {
 	name() string
-	acquire(ctx context.Context) (*Namespace, error)
+	acquire(ctx context.Context, hostname string) (*Namespace, error)
 	warm()
 	sweep(ctx context.Context) error
 	close() error
@@ -130,11 +130,12 @@ func New(root string, c Config) (*Network, []string, error) {
 // Name is the mode in use, never Auto.
 func (n *Network) Name() string { return n.provider.name() }
 
-// Acquire returns a namespace for a step.
-func (n *Network) Acquire(ctx context.Context, mode pb.NetMode) (*Namespace, error) {
+// Acquire returns a namespace for a step, which others may find by the hostname if that is not
+// empty and the network knows names.
+func (n *Network) Acquire(ctx context.Context, mode pb.NetMode, hostname string) (*Namespace, error) {
 	switch mode {
 	case pb.NetMode_UNSET:
-		return n.provider.acquire(ctx)
+		return n.provider.acquire(ctx, hostname)
 	case pb.NetMode_HOST:
 		return &Namespace{Host: true}, nil
 	case pb.NetMode_NONE:
@@ -160,16 +161,20 @@ func (n *Network) Close() error { return n.provider.close() }
 
 type hostProvider struct{}
 
-func (hostProvider) name() string                                { return Host }
-func (hostProvider) acquire(context.Context) (*Namespace, error) { return &Namespace{Host: true}, nil }
-func (hostProvider) warm()                                       {}
-func (hostProvider) sweep(context.Context) error                 { return nil }
-func (hostProvider) close() error                                { return nil }
+func (hostProvider) name() string { return Host }
+func (hostProvider) acquire(_ context.Context, _ string) (*Namespace, error) {
+	return &Namespace{Host: true}, nil
+}
+func (hostProvider) warm()                       {}
+func (hostProvider) sweep(context.Context) error { return nil }
+func (hostProvider) close() error                { return nil }
 
 type noneProvider struct{}
 
-func (noneProvider) name() string                                { return None }
-func (noneProvider) acquire(context.Context) (*Namespace, error) { return new(Namespace), nil }
-func (noneProvider) warm()                                       {}
-func (noneProvider) sweep(context.Context) error                 { return nil }
-func (noneProvider) close() error                                { return nil }
+func (noneProvider) name() string { return None }
+func (noneProvider) acquire(_ context.Context, _ string) (*Namespace, error) {
+	return new(Namespace), nil
+}
+func (noneProvider) warm()                       {}
+func (noneProvider) sweep(context.Context) error { return nil }
+func (noneProvider) close() error                { return nil }

@@ -150,7 +150,7 @@ func TestModes(t *testing.T) {
 	if _, _, err := New(t.TempDir(), Config{Mode: CNI, CNIConfig: "/no/such/file"}); err == nil {
 		t.Error("cni without a configuration was accepted")
 	}
-	if _, err := (&Network{}).Acquire(t.Context(), 99); err == nil {
+	if _, err := (&Network{}).Acquire(t.Context(), 99, ""); err == nil {
 		t.Error("an unknown mode of a step was accepted")
 	}
 }

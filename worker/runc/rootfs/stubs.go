@@ -16,6 +16,7 @@ import (
 type Target struct {
 	Path string // in the container
 	Dir  bool   // else a file
+	Keep bool   // what is made for it stays
 }
 
 // Stubs are the mount points that were made for a run.
@@ -32,6 +33,7 @@ type stub struct {
 	dir, name string // of the file system, without links
 	isDir     bool
 	mountable bool // a mount point itself
+	kept      bool
 	inode     uint64
 }
 
@@ -68,7 +70,7 @@ func MakeStubs(rootfs string, targets []Target, recursive bool) (*Stubs, error) 
 			continue
 		}
 		mounted = append(mounted, rel)
-		if err := s.make(rel, t.Dir); err != nil {
+		if err := s.make(rel, t); err != nil {
 			s.Remove()
 			return nil, fmt.Errorf("mount point %s: %w", t.Path, err)
 		}
@@ -87,7 +89,7 @@ func beneathAny(name string, dirs []string) bool {
 
 // make makes one mount point and the directories above it. What exists is not looked at
 // further: the runtime says what is wrong with it.
-func (s *Stubs) make(rel string, isDir bool) error {
+func (s *Stubs) make(rel string, t Target) error {
 	dir := "."
 	fd, err := unix.FcntlInt(s.root.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -97,7 +99,7 @@ func (s *Stubs) make(rel string, isDir bool) error {
 	names := strings.Split(rel, "/")
 	for i, name := range names {
 		last := i == len(names)-1
-		if err := s.makeOne(fd, dir, name, isDir || !last, last); err != nil {
+		if err := s.makeOne(fd, dir, stub{name: name, isDir: t.Dir || !last, mountable: last, kept: last && t.Keep}); err != nil {
 			return err
 		}
 		if last {
@@ -116,7 +118,8 @@ func (s *Stubs) make(rel string, isDir bool) error {
 	return nil
 }
 
-func (s *Stubs) makeOne(fd int, dir, name string, isDir, mountable bool) error {
+func (s *Stubs) makeOne(fd int, dir string, m stub) error {
+	name := m.name
 	var st unix.Stat_t
 	err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if !errors.Is(err, unix.ENOENT) {
@@ -125,7 +128,7 @@ func (s *Stubs) makeOne(fd int, dir, name string, isDir, mountable bool) error {
 	if err := s.note(fd, dir); err != nil {
 		return err
 	}
-	if isDir {
+	if m.isDir {
 		err = unix.Mkdirat(fd, name, dirMode)
 	} else {
 		var f int
@@ -142,7 +145,8 @@ func (s *Stubs) makeOne(fd int, dir, name string, isDir, mountable bool) error {
 	if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	s.made = append(s.made, stub{dir: dir, name: name, isDir: isDir, mountable: mountable, inode: st.Ino})
+	m.dir, m.inode = dir, st.Ino
+	s.made = append(s.made, m)
 	return s.noted(fd, dir)
 }
 
@@ -201,7 +205,7 @@ func (s *Stubs) Remove() {
 	touched := make(map[string]bool)
 	for i := len(s.made) - 1; i >= 0; i-- {
 		m := s.made[i]
-		if (m.mountable || s.recursive) && s.removeOne(m) {
+		if !m.kept && (m.mountable || s.recursive) && s.removeOne(m) {
 			touched[m.dir] = true
 		}
 	}
