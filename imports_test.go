@@ -32,8 +32,8 @@ var also = map[string][]string{
 	"internal/registry/registrytest":    {"internal/registry"},
 	"exporter/exportertest":             {"exporter"},
 	"cmd/dbuild":                        {"cmd/dbuild/"},
-	"frontend/gateway":               {"frontend/gateway/wire"},
-	"frontend/gateway/client":        {"frontend/gateway/wire"},
+	"frontend/gateway":                  {"frontend/gateway/wire"},
+	"frontend/gateway/client":           {"frontend/gateway/wire"},
 	"cmd/dbuild/internal/buildflags":    {"cmd/dbuild/internal/suggest"},
 	"cmd/dbuild/internal/buildkitdtoml": {"cmd/dbuild/internal/suggest"},
 }

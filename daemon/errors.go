@@ -13,7 +13,6 @@ import (
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker"
 	"github.com/dbuild/dbuild/worker/fileop"
-	"github.com/dbuild/dbuild/worker/runc"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	"google.golang.org/grpc"
