@@ -293,7 +293,7 @@ func (c *Container) Release(ctx context.Context) error {
 	c.released = true
 	c.mu.Unlock()
 	if first {
-		c.kill(errReleased)
+		c.kill(fmt.Errorf("the container was released: %w", context.Canceled))
 		go func() {
 			c.users.Wait()
 			c.err = c.m.close()

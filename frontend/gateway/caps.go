@@ -17,6 +17,8 @@ func frontendCaps() []*capspb.APICap {
 		gwpb.CapProtoRefArray, gwpb.CapReferenceOutput, gwpb.CapFrontendInputs, gwpb.CapGatewaySolveMetadata,
 		gwpb.CapFrontendCaps, gwpb.CapImportCaches, gwpb.CapGatewayEvaluateSolve, gwpb.CapGatewayEvaluate, gwpb.CapGatewayWarnings,
 		gwpb.CapSourceMetaResolver, gwpb.CapSourceMetaResolverImageAttestations, gwpb.CapSourceMetaResolverHTTPChecksumRequest,
+		gwpb.CapGatewayExec, gwpb.CapGatewayExecExtraHosts, gwpb.CapGatewayExecSecretEnv, gwpb.CapGatewayExecSignals,
+		gwpb.CapGatewayExecFilesystem,
 		gwpb.CapAttestations,
 	)
 }
