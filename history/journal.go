@@ -42,8 +42,10 @@ type Config struct {
 }
 
 const (
-	// maxRecords bounds the history whatever the configuration says.
-	maxRecords = 10_000
+	// maxRecords and maxBytes bound the records that are kept for their age alone: a busy
+	// daemon makes thousands in two days.
+	maxRecords = 2000
+	maxBytes   = 512 << 20
 	// maxPending bounds the records that wait in memory for the database.
 	maxPending = 256
 	// maxFinished bounds the finished builds that wait for the goroutine that writes.
@@ -168,10 +170,13 @@ func (j *Journal) trim() {
 		}
 	}
 	slices.SortFunc(loose, func(a, b *row) int { return b.created.Compare(a.created) })
-	keep := min(j.cfg.MaxEntries, len(loose))
+	var bytes int64
 	var old []string
-	for i, r := range loose[keep:] {
-		if keep+i >= maxRecords || time.Since(r.completed) >= j.cfg.MaxAge {
+	for i, r := range loose {
+		for _, h := range r.digests {
+			bytes += h.size
+		}
+		if i >= j.cfg.MaxEntries && (i >= maxRecords || bytes > maxBytes || time.Since(r.completed) >= j.cfg.MaxAge) {
 			old = append(old, r.ref)
 		}
 	}

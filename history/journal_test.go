@@ -242,6 +242,9 @@ func TestBlobsSharedByRecordsStayWithTheLast(t *testing.T) {
 	if err := s.Delete(t.Context(), "one"); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.Finalize(t.Context(), "two"); err != nil {
+		t.Fatal(err)
+	}
 	s.flush()
 	rec, err := s.Record(t.Context(), "two")
 	if err != nil {
@@ -458,4 +461,23 @@ func TestASlowListenerIsToldSo(t *testing.T) {
 	if err := <-done; !errdefs.IsResourceExhausted(err) {
 		t.Error(err)
 	}
+}
+
+func TestABusyDaemonDoesNotKeepAllForItsAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newState(t, Config{MaxAge: 1000 * time.Hour, MaxEntries: 2})
+		for _, ref := range []string{"first", "second", "third", "fourth"} {
+			s.build(ref, 1)
+			synctest.Wait()
+			time.Sleep(time.Second) // of the bubble
+			if ref == "first" {
+				s.mu.Lock()
+				s.rows["first"].digests[0].size = maxBytes // as if it were
+				s.mu.Unlock()
+			}
+		}
+		if got := s.refs(); !slices.Equal(got, []string{"second", "third", "fourth"}) {
+			t.Errorf("kept %v", got)
+		}
+	})
 }
