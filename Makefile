@@ -14,7 +14,7 @@ SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 
 export CGO_ENABLED = 1
 
-.PHONY: build demo test lint unit e2e bench conformance conformance-report fuzz soak tools clean build-deps test-deps
+.PHONY: build demo test lint unit e2e bench conformance conformance-report fuzz soak tools frontend-image clean build-deps test-deps
 
 # The small program that containers are made from goes into the big one. Only the small
 # one needs C: runc joins namespaces before Go starts, and libseccomp compiles filters.
@@ -64,10 +64,17 @@ fuzz: build-deps
 	    echo "== $$p $$f"; $(GO) test -tags $(TAGS) -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; \
 	  done; done
 
-tools: $(TOOLS)/buildctl $(TOOLS)/buildkitd $(TOOLS)/buildx
+tools: $(TOOLS)/buildctl $(TOOLS)/buildkitd $(TOOLS)/dockerfile-frontend $(TOOLS)/buildx
 
-$(TOOLS)/buildctl $(TOOLS)/buildkitd: tools/go.mod tools/go.sum
-	cd tools && CGO_ENABLED=0 $(GO) build -o $(TOOLS)/ github.com/moby/buildkit/cmd/buildctl github.com/moby/buildkit/cmd/buildkitd
+$(TOOLS)/buildctl $(TOOLS)/buildkitd $(TOOLS)/dockerfile-frontend: tools/go.mod tools/go.sum
+	cd tools && CGO_ENABLED=0 $(GO) build -o $(TOOLS)/ github.com/moby/buildkit/cmd/buildctl github.com/moby/buildkit/cmd/buildkitd \
+	  github.com/moby/buildkit/frontend/dockerfile/cmd/dockerfile-frontend
+
+# frontend-image builds our Dockerfile frontend as an image, for # syntax= in any builder
+# that speaks BuildKit's API. FRONTEND_OUTPUT says where it goes.
+FRONTEND_OUTPUT ?= type=oci,dest=$(BIN)/frontend.tar
+frontend-image: build
+	$(BIN)/dbuild -f examples/frontend/Dockerfile --output '$(FRONTEND_OUTPUT)' $(BIN)
 
 # buildx needs a newer BuildKit client than the daemon that we compare with.
 $(TOOLS)/buildx:

@@ -30,7 +30,9 @@ func TestScripts(t *testing.T) {
 			}
 			s := &state{dir: dir, bin: bin}
 			env.Values[stateKey{}] = s
+			env.Values[digestsKey{}] = map[string]string{}
 			env.Defer(s.close)
+			env.Setenv("TOOLS", tools)
 			env.Setenv("STATE", filepath.Join(dir, "state"))
 			env.Setenv("DBUILD_HOST", "unix://"+s.socket())
 			env.Setenv("PATH", filepath.Dir(bin)+":"+tools+":"+os.Getenv("PATH"))
@@ -51,6 +53,11 @@ func TestScripts(t *testing.T) {
 			"flip":        cmdFlip,
 			"interrupt":   cmdInterrupt,
 			"smalldisk":   cmdSmallDisk,
+
+			"buildkitd":        cmdBuildkitd,
+			"frontend-program": cmdFrontendProgram,
+			"frontend-build":   cmdFrontendBuild,
+			"frontend-same":    cmdFrontendSame,
 		},
 	})
 }

@@ -1,0 +1,92 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// cmdBuildkitd starts a stock buildkitd and sets BUILDKITD to its address.
+func cmdBuildkitd(ts *testscript.TestScript, _ bool, _ []string) {
+	s := get(ts)
+	dir := filepath.Join(s.dir, "buildkitd")
+	ts.Check(os.MkdirAll(dir, 0o700))
+	addr := "unix://" + filepath.Join(dir, "s")
+	log, err := os.Create(filepath.Join(dir, "log"))
+	ts.Check(err)
+	p := exec.Command(ts.Getenv("TOOLS")+"/buildkitd", "--root", filepath.Join(dir, "state"), "--addr", addr, "--oci-worker-gc=false", "--containerd-worker=false")
+	p.Stdout, p.Stderr = log, log
+	ts.Check(p.Start())
+	ts.Defer(func() {
+		_ = p.Process.Signal(syscall.SIGTERM)
+		_ = p.Wait()
+		log.Close()
+	})
+	ok := eventually(30*time.Second, func() bool {
+		return exec.Command(ts.Getenv("TOOLS")+"/buildctl", "--addr", addr, "debug", "workers").Run() == nil
+	})
+	if !ok {
+		b, _ := os.ReadFile(log.Name())
+		ts.Fatalf("buildkitd does not answer:\n%s", b)
+	}
+	ts.Setenv("BUILDKITD", addr)
+}
+
+// cmdFrontendProgram puts the program of a frontend into a directory: up for BuildKit's, our
+// for ours.
+func cmdFrontendProgram(ts *testscript.TestScript, _ bool, args []string) {
+	from := get(ts).bin
+	if args[0] == "up" {
+		from = filepath.Join(ts.Getenv("TOOLS"), "dockerfile-frontend")
+	}
+	b, err := os.ReadFile(from)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(filepath.Join(args[0], "program")), b, 0o755))
+}
+
+// digestsKey is where a script keeps what frontend-build pushed.
+type digestsKey struct{}
+
+// cmdFrontendBuild builds the script's Dockerfile with a stock client, by a daemon and a
+// frontend, and pushes the image: frontend-build ADDRESS up|our|builtin. Compressors differ,
+// so nothing is compressed.
+func cmdFrontendBuild(ts *testscript.TestScript, _ bool, args []string) {
+	all, _ := ts.Value(digestsKey{}).(map[string]string)
+	reg := ts.Getenv("REG")
+	meta := ts.MkAbs("metadata.json")
+	opts := []string{
+		"--addr", args[0], "build", "--frontend", "dockerfile.v0", "--no-cache",
+		"--local", "context=" + ts.MkAbs("."), "--local", "dockerfile=" + ts.MkAbs("."),
+		"--opt", "build-arg:SOURCE_DATE_EPOCH=1700000000", "--opt", "build-arg:REG=" + reg, "--metadata-file", meta,
+		"--output", fmt.Sprintf("type=image,name=%s/app:%d,push=true,registry.insecure=true,rewrite-timestamp=true,compression=uncompressed", reg, len(all)),
+	}
+	if args[1] != "builtin" {
+		opts = append(opts, "--opt", "build-arg:BUILDKIT_SYNTAX="+reg+"/"+args[1])
+	}
+	ts.Check(ts.Exec("buildctl", opts...))
+	b, err := os.ReadFile(meta)
+	ts.Check(err)
+	var m struct {
+		Digest string `json:"containerimage.digest"`
+	}
+	ts.Check(json.Unmarshal(b, &m))
+	all[fmt.Sprint(args)] = m.Digest
+}
+
+// cmdFrontendSame checks that all those builds had the same digest.
+func cmdFrontendSame(ts *testscript.TestScript, _ bool, _ []string) {
+	all, _ := ts.Value(digestsKey{}).(map[string]string)
+	distinct := map[string]bool{}
+	for _, d := range all {
+		distinct[d] = true
+	}
+	if len(distinct) != 1 || distinct[""] || len(all) < 2 {
+		ts.Fatalf("digests: %v", all)
+	}
+}
