@@ -222,7 +222,7 @@ func (b *build) close() {
 // step shows a piece of work that is not an operation of the graph.
 func (b *build) step(id, name string) (*progress.Log, func(error)) {
 	log := progress.NewLog()
-	b.stream.Attach(log, progress.Vertex{Digest: digest.FromString(b.id + "\x00" + id), Name: name})
+	b.stream.Attach(log, progress.Vertex{Digest: digest.FromString(b.id + "\x00" + id), Name: attest.Redact(name)})
 	return log, log.Start()
 }
 

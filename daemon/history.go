@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
+	"github.com/dbuild/dbuild/attest"
 	"github.com/dbuild/dbuild/history"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"go.opentelemetry.io/otel/propagation"
@@ -40,8 +41,12 @@ func (b *build) remember(ctx context.Context, r *request) {
 	if r.internal {
 		return
 	}
+	attrs := make(map[string]string, len(r.attrs))
+	for k, v := range r.attrs {
+		attrs[k] = attest.Redact(v)
+	}
 	b.entry = b.d.history.Start(history.Request{
-		Ref: r.id, Frontend: r.frontend, Attrs: r.attrs, Exporters: r.exporters, Parent: clientSpan(ctx),
+		Ref: r.id, Frontend: r.frontend, Attrs: attrs, Exporters: r.exporters, Parent: clientSpan(ctx),
 	})
 }
 

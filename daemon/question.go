@@ -80,7 +80,11 @@ func (q *question) answered(res *frontend.Result) {
 	q.b.answer = q
 	for _, out := range results(res) {
 		if r, ok := out.(*ref); ok && r.graph.Root.Vertex != nil {
-			q.b.answers[edgeOf(r.graph)] = q.request
+			from := q.request
+			if r.asked != nil { // one frontend may have asked another
+				from = r.asked.request
+			}
+			q.b.answers[edgeOf(r.graph)] = from
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/dbuild/dbuild/attest"
 	"github.com/dbuild/dbuild/internal/progress"
 	"github.com/dbuild/dbuild/llb"
 	"github.com/dbuild/dbuild/solver"
@@ -122,8 +123,11 @@ func (w *Worker) op(v *llb.Vertex, opt LoadOptions) (solver.Op, error) {
 	return nil, fmt.Errorf("not implemented: this kind of operation")
 }
 
-// vertexName is what people see: the name a frontend gave, or what the op does.
-func vertexName(v *llb.Vertex) string {
+// vertexName is what people see, and what is kept: the name a frontend gave, or what the op
+// does, without credentials.
+func vertexName(v *llb.Vertex) string { return attest.Redact(fullName(v)) }
+
+func fullName(v *llb.Vertex) string {
 	if n := v.Meta.GetDescription()["llb.customname"]; n != "" {
 		return n
 	}
