@@ -28,7 +28,9 @@ type mounting struct {
 	access snapshot.Access // on whose behalf
 	id     string          // of the run
 	name   string
+	anew   bool // cache mounts start empty
 
+	caches  map[string]string       // cache mounts, by key: a step may mount one twice
 	drafts  map[int]*snapshot.Draft // by index of the mount
 	roots   map[int]string          // what is mounted from the host, by index of the mount
 	secrets string                  // tmpfs that holds secret files, if any
@@ -172,6 +174,9 @@ func (m *mounting) cache(ctx context.Context, mt *pb.Mount, ref solver.Ref) (str
 		defer base.Release()
 		key += "\x00" + ref.ID()
 	}
+	if path, ok := m.caches[key]; ok {
+		return inside(path, mt.Selector)
+	}
 	sharing := map[pb.CacheSharingOpt]snapshot.Sharing{
 		pb.CacheSharingOpt_SHARED:  snapshot.Shared,
 		pb.CacheSharingOpt_PRIVATE: snapshot.Private,
@@ -181,11 +186,20 @@ func (m *mounting) cache(ctx context.Context, mt *pb.Mount, ref solver.Ref) (str
 		Type:        snapshot.TypeCacheMount,
 		Description: fmt.Sprintf("cached mount %s from exec %s", mt.Dest, m.name),
 	}
+	if m.anew {
+		if err := m.w.Store.DropDir(ctx, key, desc.Type, base); err != nil {
+			return "", err
+		}
+	}
 	dir, err := m.w.Store.OpenDir(ctx, key, desc, sharing, base, m.access)
 	if err != nil {
 		return "", lost(ref, err)
 	}
 	m.undo = append(m.undo, dir.Close)
+	if m.caches == nil {
+		m.caches = map[string]string{}
+	}
+	m.caches[key] = dir.Path
 	return inside(dir.Path, mt.Selector)
 }
 

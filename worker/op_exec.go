@@ -26,6 +26,7 @@ type execOp struct {
 	name      string
 	resources *pb.LinuxResources
 	devices   []string // full names
+	anew      bool     // cache mounts start empty
 }
 
 // ExecError says that a process of the build failed.
@@ -43,7 +44,7 @@ func (e *ExecError) Unwrap() error { return e.Err }
 
 // newExecOp checks what the loader of the graph cannot: that mounts fit together.
 func newExecOp(w *Worker, v *llb.Vertex, exec *pb.ExecOp, grants DeviceGrants) (*execOp, error) {
-	o := &execOp{w: w, op: exec, inputs: len(v.Inputs), outputs: v.Outputs, name: vertexName(v), resources: v.Meta.GetLinuxResources()}
+	o := &execOp{w: w, op: exec, inputs: len(v.Inputs), outputs: v.Outputs, name: vertexName(v), resources: v.Meta.GetLinuxResources(), anew: v.Meta.GetIgnoreCache()}
 	keyed := exec.CloneVT()
 	keyed.Meta.ProxyEnv = nil // a proxy changes how bytes travel, not what they are
 	var err error
@@ -123,7 +124,7 @@ func (o *execOp) Run(ctx context.Context, d solver.Demand, _ solver.Spec, in []s
 		return nil, err
 	}
 	defer o.w.release()
-	m := &mounting{w: o.w, access: o.w.access(d), id: newID(), name: o.name}
+	m := &mounting{w: o.w, access: o.w.access(d), id: newID(), name: o.name, anew: o.anew}
 	refs, err := o.run(ctx, d, m, in)
 	if cleanErr := m.close(); err == nil && cleanErr != nil {
 		for _, r := range refs {

@@ -61,12 +61,10 @@ func (s *Store) OpenDir(ctx context.Context, key string, d Desc, sharing Sharing
 	if d.Type == "" {
 		d.Type = TypeRegular
 	}
-	series := d.Type + "\x00" + key
-	if base != nil && len(base.layers) > 0 {
-		series += "\x00" + base.ID()
-	} else {
+	if base != nil && len(base.layers) == 0 {
 		base = nil
 	}
+	series := dirSeries(key, d.Type, base)
 	name := series
 	for n := 1; ; {
 		if err := ctx.Err(); err != nil {
@@ -132,6 +130,32 @@ func (s *Store) OpenDir(ctx context.Context, key string, d Desc, sharing Sharing
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// dirSeries is the name of a directory, and how those begin that stand in for it.
+func dirSeries(key, typ string, base *Ref) string {
+	name := typ + "\x00" + key
+	if base != nil && len(base.layers) > 0 {
+		name += "\x00" + base.ID()
+	}
+	return name
+}
+
+// DropDir removes the directory of that type and key, unless it is in use, so that the
+// next to open it starts anew.
+func (s *Store) DropDir(ctx context.Context, key, typ string, base *Ref) error {
+	if err := s.commit.settle(ctx); err != nil {
+		return err
+	}
+	var row dirRow
+	known := false
+	if err := s.db.View(func(tx *bolt.Tx) error {
+		known = getRow(bucket(tx, bucketDirs), dirSeries(key, typ, base), &row)
+		return nil
+	}); err != nil || !known {
+		return err
+	}
+	return s.Prune(ctx, PruneOptions{Filters: []string{"id==" + row.ID}}, func(Record) {})
 }
 
 // openDir readies the directory of st, which the caller alone uses.

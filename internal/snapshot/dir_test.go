@@ -79,6 +79,34 @@ func TestDirSharing(t *testing.T) {
 	must(t, d.Close())
 }
 
+func TestDropDir(t *testing.T) {
+	s := open(t, "")
+	a := s.dir("k", Shared, nil)
+	write(t, a.Path+"/f", "x")
+	drop := func(key string) { must(t, s.DropDir(t.Context(), key, TypeCacheMount, nil)) }
+	drop("k")
+	drop("never seen")
+	if b := s.dir("k", Shared, nil); b.Path != a.Path || b.Fresh {
+		t.Error("a directory in use was removed")
+	} else {
+		must(t, b.Close())
+	}
+	must(t, a.Close())
+	other := s.dir("other", Shared, nil)
+	must(t, other.Close())
+	drop("k")
+	a = s.dir("k", Shared, nil)
+	defer a.Close()
+	if _, err := os.Lstat(a.Path + "/f"); !a.Fresh || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the directory does not start anew: %v", err)
+	}
+	other = s.dir("other", Shared, nil)
+	defer other.Close()
+	if other.Fresh {
+		t.Error("another directory was removed, too")
+	}
+}
+
 func TestDirMetaAndBaseSurvive(t *testing.T) {
 	modes(t, func(t *testing.T, mode string) {
 		s := open(t, mode)
