@@ -46,9 +46,6 @@ func ImageOptionsFrom(a *Attrs) ImageOptions {
 	}
 	o.Epoch, o.EpochSet = a.Epoch()
 	o.Compression.DockerMediaTypes = !o.OCI
-	if !o.OCI && o.Compression.Type == "zstd" {
-		a.refuse(`"compression=zstd" conflicts with "oci-mediatypes=false": Docker's media types do not know it`)
-	}
 	for k, v := range a.Prefixed(IsAnnotation) {
 		if err := o.Annotations.Set(k, v); err != nil {
 			a.refuse("%v", err)

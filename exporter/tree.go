@@ -184,7 +184,7 @@ func union(ctx context.Context, parts []Platform, dirs []fsutil.Dir) (*unionFS, 
 			}
 			before, dup := from[p]
 			if dup && (!entry.IsDir() || u.of[p] != nil) {
-				return fmt.Errorf("%s is in the results for both %s and %s: they cannot share a directory (platform-split=false)", p, before, parts[i].ID)
+				return fmt.Errorf("cannot overwrite %s from %s with that from %s: they share a directory when split option is disabled (platform-split=false)", p, before, parts[i].ID)
 			}
 			if dup {
 				return nil

@@ -430,7 +430,6 @@ func TestWrongOptions(t *testing.T) {
 		"compression=lzma":                         "compression=lzma is not one of",
 		"compression=estargz":                      "not implemented: compression=estargz",
 		"compression-level=12":                     "0 to 9",
-		"compression=zstd oci-mediatypes=false":    "conflicts",
 		"source-date-epoch=yesterday":              "not a number of seconds",
 		"annotation-foo.x=1":                       `no level "foo"`,
 		"annotation-index.x=1":                     "no index to annotate",

@@ -96,7 +96,7 @@ func TestPlatforms(t *testing.T) {
 	if files, _ := read(t, f.Bytes()); !maps.Equal(files, map[string]string{"linux_amd64/app": "amd64", "linux_arm64/app": "arm64"}) {
 		t.Errorf("%v", files)
 	}
-	if err := export(t, src, &f, map[string]string{"platform-split": "false"}); err == nil || !strings.Contains(err.Error(), "app is in the results for both") {
+	if err := export(t, src, &f, map[string]string{"platform-split": "false"}); err == nil || !strings.Contains(err.Error(), "cannot overwrite app from linux") {
 		t.Errorf("got %v", err)
 	}
 }
