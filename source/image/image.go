@@ -30,7 +30,7 @@ type Config struct {
 const (
 	ModeDefault = "default" // the image store, then the registry
 	ModePull    = "pull"    // the registry
-	ModeLocal   = "local"   // the image store
+	ModeLocal   = "local"   // the image store if it can be, like default
 )
 
 // A Source resolves images. What a digest names is remembered, what a tag names never.
@@ -93,7 +93,7 @@ func (s *Source) Resolve(ctx context.Context, g bksession.Group, ref string, pla
 	switch mode {
 	case "", ModeDefault, ModeLocal:
 		r, err := s.fromStore(ctx, named, want)
-		if err == nil || mode == ModeLocal || !errdefs.IsNotFound(err) {
+		if err == nil || !errdefs.IsNotFound(err) {
 			return r, err
 		}
 		var other *platformError
