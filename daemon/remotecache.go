@@ -30,6 +30,7 @@ func (d *Daemon) cacheConfig() remote.Config {
 type cacheExports struct {
 	exporters []*remote.Exporter
 	inline    bool // into the images that are exported
+	clamped   bool // files of images are no newer than their epoch
 }
 
 // cacheExports reads what a request says: what is wrong with it is said before anything
@@ -62,6 +63,10 @@ func (d *Daemon) cacheExports(r *request) (cacheExports, error) {
 	}
 	if v, err := strconv.ParseBool(r.attrs["build-arg:BUILDKIT_INLINE_CACHE"]); err == nil && v {
 		out.inline = true
+	}
+	for _, e := range r.exporters {
+		v, err := strconv.ParseBool(e.GetAttrs()["rewrite-timestamp"])
+		out.clamped = out.clamped || err == nil && v
 	}
 	return out, nil
 }
@@ -189,9 +194,12 @@ func (b *build) exportCaches(ctx context.Context, to cacheExports, res *frontend
 		defer s.Release()
 		targets = append(targets, s)
 	}
-	epoch, err := epochOf(res)
-	if err != nil {
-		return nil, err
+	var epoch *time.Time
+	if to.clamped {
+		var err error
+		if epoch, err = epochOf(res); err != nil {
+			return nil, err
+		}
 	}
 	answers := make([]map[string]string, len(to.exporters))
 	g, gctx := errgroup.WithContext(ctx)
