@@ -110,11 +110,7 @@ func TestPlatforms(t *testing.T) {
 			"linux_amd64/bin/app": "amd64", "linux_arm64/bin/app": "arm64", "linux_amd64/z": "-> /linux_amd64/bin/app", "linux_arm64/z": "-> /linux_arm64/bin/app",
 		}, ""},
 		{"together", apart, map[string]string{"platform-split": "false"}, map[string]string{"bin/app-amd64": "amd64", "bin/app-arm64": "arm64", "bin.d/amd64": "x", "bin.d/arm64": "x"}, ""},
-<<<<<<< Updated upstream
-		{"in each other's way", same, map[string]string{"platform-split": "false"}, nil, "cannot overwrite bin/app from linux/arm64 and linux/amd64"},
-=======
 		{"in each other's way", same, map[string]string{"platform-split": "false"}, nil, "cannot overwrite bin/app from linux/arm64 with that from linux/amd64"},
->>>>>>> Stashed changes
 		{"one, split", single, map[string]string{"platform-split": "true"}, map[string]string{"linux_amd64/a": "b"}, ""},
 		{"nonsense", single, map[string]string{"platform-split": "maybe"}, nil, "neither true nor false"},
 		{"mode", single, map[string]string{"mode": "move"}, nil, "neither copy nor delete"},
