@@ -194,7 +194,6 @@ func TestRefused(t *testing.T) {
 		{insecure, worker.LoadOptions{HostNetwork: true}, "security.insecure is not allowed"},
 		{device, worker.LoadOptions{HostNetwork: true, Insecure: true}, `CDI device "gpu" is required by step "RUN x", but CDI device support is disabled`},
 		{llb.Source("ftp://x", nil, nil, llb.Meta{}), worker.LoadOptions{}, "not implemented: sources of the kind ftp://"},
-		{llb.Local("x", llb.LocalOptions{MetadataOnly: true}, llb.Meta{}), worker.LoadOptions{}, "transfer metadata only"},
 		{llb.Source("local://x", map[string]string{pb.AttrIncludePatterns: "*"}, nil, llb.Meta{}), worker.LoadOptions{}, "want a JSON list"},
 		{llb.Source("docker-image://x", map[string]string{pb.AttrImageLayerLimit: "0"}, nil, llb.Meta{}), worker.LoadOptions{}, "want a positive number"},
 		{llb.Source("oci-layout://x", map[string]string{pb.AttrOCILayoutLayerLimit: "x"}, nil, llb.Meta{}), worker.LoadOptions{}, "want a positive number"},
