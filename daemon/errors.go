@@ -12,7 +12,6 @@ import (
 	"github.com/dbuild/dbuild/llb"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker"
-	"github.com/dbuild/dbuild/worker/fileop"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	"google.golang.org/grpc"
@@ -27,12 +26,8 @@ func toStatus(err error) error {
 	}
 	p := status.Convert(rpcerror.Status(err)).Proto()
 	var missing *worker.MissingError
-	var absent *fileop.NotFoundError
-	switch { // programs look for the way in which BuildKit finds out that a file is not there
-	case errors.As(err, &missing):
-		p.Message = strings.Replace(p.Message, missing.Error(), missingFile+"input: "+missing.Error(), 1)
-	case errors.As(err, &absent):
-		p.Message = strings.Replace(p.Message, absent.Error(), missingFile+"input: "+absent.Error(), 1)
+	if errors.As(err, &missing) {
+		p.Message = strings.Replace(p.Message, missing.Error(), asBuildKit(missing), 1)
 	}
 	if len(p.Details) > 0 { // somebody will look into it
 		p.Details = slices.Insert(p.Details, 0, rpcerror.Details(here())...)
@@ -40,8 +35,14 @@ func toStatus(err error) error {
 	return status.ErrorProto(p)
 }
 
-// missingFile comes before the name of an input and that of a file that it lacks.
-const missingFile = "failed to compute cache key: failed to calculate checksum of ref "
+// asBuildKit says that a file is not there as programs expect it: by the way in which
+// BuildKit finds that out.
+func asBuildKit(m *worker.MissingError) string {
+	if m.Copying {
+		return strings.Replace(m.Error(), fmt.Sprintf("%q: not found", m.Path), "lstat "+m.Path+": no such file or directory", 1)
+	}
+	return "failed to compute cache key: failed to calculate checksum of ref input: " + m.Error()
+}
 
 // locate adds to err the place in the source that the failing vertex comes from, and
 // what machines want to know about it.

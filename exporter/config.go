@@ -48,7 +48,7 @@ func finishConfig(in configInput) ([]byte, error) {
 	}
 	fields := map[string]json.RawMessage{}
 	if err := json.Unmarshal(in.config, &fields); err != nil || fields == nil {
-		return nil, errors.New("the image config is not an object")
+		return nil, errors.New("invalid null image config for export")
 	}
 	if img.OS == "" || img.Architecture == "" {
 		return nil, errors.New("the image config names no os or no architecture")

@@ -4,6 +4,7 @@ package exporter
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/platforms"
@@ -77,14 +78,24 @@ const (
 // Multi reports whether the result has several platforms, or says so of its one.
 func (s Source) Multi() bool { return len(s.Platforms) > 0 }
 
+func checkPlatform(p Platform) error {
+	if p.ID == "" {
+		return errors.New("invalid empty platform key for exporter")
+	}
+	if p.Platform.OS == "" || p.Platform.Architecture == "" {
+		return fmt.Errorf("invalid platform value of the result's part %s: it needs an os and an architecture", p.ID)
+	}
+	return nil
+}
+
 // Parts returns the refs with their platforms: those of a multi-platform result, or the
 // single one with the platform of its image config, or of this machine.
 func (s Source) Parts() ([]Platform, error) {
 	if s.Multi() {
 		out := make([]Platform, len(s.Platforms))
 		for i, p := range s.Platforms {
-			if p.ID == "" || p.Platform.OS == "" || p.Platform.Architecture == "" {
-				return nil, fmt.Errorf("the result has a part without a platform")
+			if err := checkPlatform(p); err != nil {
+				return nil, err
 			}
 			p.Platform = platforms.Normalize(p.Platform)
 			out[i] = p
@@ -96,24 +107,30 @@ func (s Source) Parts() ([]Platform, error) {
 		if err := json.Unmarshal(b, &l); err != nil {
 			return nil, fmt.Errorf("the list of platforms of the result: %w", err)
 		}
+		if len(l.Platforms) == 0 {
+			return nil, errors.New("invalid empty platforms index for exporter: the result has a filesystem, but is for none")
+		}
 		if len(l.Platforms) != 1 {
 			return nil, fmt.Errorf("the result is one filesystem for %d platforms", len(l.Platforms))
 		}
 		p := l.Platforms[0]
-		if p.ID == "" || p.Platform.OS == "" || p.Platform.Architecture == "" {
-			return nil, fmt.Errorf("the result has a part without a platform")
+		if err := checkPlatform(p); err != nil {
+			return nil, err
 		}
 		p.Platform, p.Ref = platforms.Normalize(p.Platform), s.Ref
 		return []Platform{p}, nil
 	}
 	p := platforms.DefaultSpec()
 	if b := s.Metadata[KeyConfig]; len(b) > 0 {
-		var img ocispec.Image
+		var img *ocispec.Image
 		if err := json.Unmarshal(b, &img); err != nil {
 			return nil, fmt.Errorf("the image config of the result: %w", err)
 		}
+		if img == nil {
+			return nil, errors.New("invalid null image config for export")
+		}
 		if (img.OS == "") != (img.Architecture == "") {
-			return nil, fmt.Errorf("the image config of the result has only one of os and architecture")
+			return nil, errors.New("invalid image config: os and architecture must be specified together")
 		}
 		if img.OS != "" {
 			p = img.Platform

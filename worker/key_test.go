@@ -51,8 +51,8 @@ func TestProcessKey(t *testing.T) {
 		"discarded, then read-only": {func(o llb.Output) llb.Output {
 			return run(root, "x", mount(at(thrown, "/a"), o), mount(at(ro, "/b"), o)).Root()
 		}, a, same, true},
-		"discarded":                {func(o llb.Output) llb.Output { return run(root, "x", mount(thrown, o)).Root() }, a, same, true},
-		"discarded, other content": {func(o llb.Output) llb.Output { return run(root, "x", mount(thrown, o)).Root() }, a, other, false},
+		"discarded":                      {func(o llb.Output) llb.Output { return run(root, "x", mount(thrown, o)).Root() }, a, same, true},
+		"discarded, other content":       {func(o llb.Output) llb.Output { return run(root, "x", mount(thrown, o)).Root() }, a, other, false},
 		"root and read-only":             {func(o llb.Output) llb.Output { return run(o, "x", mount(ro, o)).Root() }, a, same, false},
 		"read-only and start of a cache": {func(o llb.Output) llb.Output { return run(root, "x", mount(ro, o), mount(cached, o)).Root() }, a, same, false},
 		"start of a cache and read-only": {func(o llb.Output) llb.Output { return run(root, "x", mount(cached, o), mount(at(ro, "/d"), o)).Root() }, a, same, false},

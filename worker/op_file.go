@@ -247,9 +247,8 @@ func (r *fileRun) action(ctx context.Context, i int, a *pb.FileAction) error {
 		return err
 	}
 	if err := fileop.Run(ctx, target.dest, a, opt); err != nil {
-		// It may be the destination that is missing.
-		if c := a.GetCopy(); from != nil && !present(ctx, opt.Source, copied(c)) {
-			err = missing(ctx, r.d, err, c.Src, from, opt.Source)
+		if c := a.GetCopy(); c != nil {
+			err = r.absent(ctx, err, c, from, opt.Source)
 		}
 		return lost(from, err)
 	}
@@ -262,6 +261,24 @@ func (r *fileRun) action(ctx context.Context, i int, a *pb.FileAction) error {
 	}
 	r.out[a.Output] = ref.Retain()
 	return nil
+}
+
+// absent explains why a copy failed, if that is because its source is not there. It may
+// also be that the destination is missing.
+func (r *fileRun) absent(ctx context.Context, err error, c *pb.FileActionCopy, from solver.Ref, tree treehash.FS) error {
+	var no *fileop.NotFoundError
+	if errors.As(err, &no) && slices.ContainsFunc(c.RequiredPaths, func(p string) bool { return path.Join("/", p) == no.Path }) {
+		return &MissingError{Path: no.Path}
+	}
+	if present(ctx, tree, copied(c)) {
+		return err
+	}
+	err = missing(ctx, r.d, err, c.Src, from, tree)
+	var m *MissingError
+	if errors.As(err, &m) {
+		m.Copying = true
+	}
+	return err
 }
 
 // target returns a state to write to: the draft of an earlier action that nobody else
@@ -330,6 +347,8 @@ func (r *fileRun) commit(ctx context.Context, s *fileState) (solver.Ref, error) 
 type MissingError struct {
 	Path string
 	Hint string // a sentence, or ""
+	// Copying says that it was found out late: nobody needed the contents to know the step.
+	Copying bool
 }
 
 func (e *MissingError) Error() string {
