@@ -21,6 +21,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
@@ -232,6 +233,42 @@ func tarNames(t testing.TB, r io.Reader) []string {
 		must(t, err)
 		out = append(out, h.Name)
 	}
+}
+
+// A layer has what changed: not the directories in which something was for a while.
+func TestLayerHasOnlyChanges(t *testing.T) {
+	s := open(t, "overlay")
+	base := s.layer(nil, func(root string) {
+		for _, d := range []string{"brief/below", "mode", "attr", "again/kept", "renewed"} {
+			must(t, os.MkdirAll(root+"/"+d, 0o755))
+		}
+	})
+	top := s.layer(base, func(root string) {
+		write(t, root+"/brief/below/file", "x")
+		must(t, os.Remove(root+"/brief/below/file"))
+		must(t, os.Chmod(root+"/mode", 0o700))
+		must(t, unix.Lsetxattr(root+"/attr", "user.mark", []byte("m"), 0))
+		must(t, os.RemoveAll(root+"/again"))
+		must(t, os.MkdirAll(root+"/again/kept", 0o755))
+		must(t, os.Remove(root+"/renewed"))
+		must(t, os.Mkdir(root+"/renewed", 0o755))
+		must(t, os.Mkdir(root+"/new", 0o755))
+	})
+	var got []string
+	upper := top.layers[1].here()
+	must(t, filepath.WalkDir(upper, func(path string, _ fs.DirEntry, err error) error {
+		if path != upper {
+			got = append(got, path[len(upper)+1:])
+		}
+		return err
+	}))
+	if want := []string{"again", "again/kept", "attr", "mode", "new", "renewed"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	same(t, "mount", s.mounted(top), []string{
+		"again drwxr-xr-x 0:0", "again/kept drwxr-xr-x 0:0", `attr drwxr-xr-x 0:0 user.mark="m"`, "brief drwxr-xr-x 0:0",
+		"brief/below drwxr-xr-x 0:0", "mode drwx------ 0:0", "new drwxr-xr-x 0:0", "renewed drwxr-xr-x 0:0",
+	})
 }
 
 func TestDraftBecomesRefViewBlobAndSurvivesRestart(t *testing.T) {
