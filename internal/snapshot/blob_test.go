@@ -61,7 +61,7 @@ func TestBlobRoundTrip(t *testing.T) {
 			t.Errorf("%s: %+v", typ, blobs[1])
 		}
 		hs := tarOf(t, blobs[1])
-		for _, want := range []string{".wh.del", "opq/", "opq/.wh..wh..opq", "big", "big2", "pipe", "link"} {
+		for _, want := range []string{".wh.del", "opq/", "opq/.wh.old", "big", "big2", "pipe", "link"} {
 			if hs[want] == nil {
 				t.Errorf("%s: no %s in the tar", typ, want)
 			}

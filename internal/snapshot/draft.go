@@ -3,10 +3,7 @@ package snapshot
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -112,7 +109,8 @@ func (d *Draft) Commit(ctx context.Context) (*Ref, error) {
 		return nil, err
 	}
 	if d.lower != nil {
-		if err := d.normalise(); err != nil {
+		n := &normaliser{lower: d.lower, opaque: d.s.mnt.xattr() + "opaque"}
+		if err := n.run(d.upper); err != nil {
 			return nil, err
 		}
 	}
@@ -174,75 +172,6 @@ func (l *layer) measure() {
 	l.mu.Lock()
 	l.row.Size = size
 	l.mu.Unlock()
-}
-
-// normalise makes of the upper directory what the layer changes, independent of what was
-// beneath. The kernel marks new directories opaque even where there was nothing to hide,
-// and a Merge would then hide what another layer has there. And it copies directories up
-// for what does not last, such as a mount point in /etc: those are dropped, as the layers
-// of other builders do not have them.
-func (d *Draft) normalise() error {
-	name := d.s.mnt.xattr() + "opaque"
-	var walk func(dir, rel string, hiding bool) (left int, err error)
-	walk = func(dir, rel string, hiding bool) (int, error) {
-		entries, err := readDir(dir)
-		if err != nil {
-			return 0, err
-		}
-		left := len(entries)
-		for _, e := range entries {
-			if !e.IsDir() {
-				continue
-			}
-			path, sub := filepath.Join(dir, e.Name()), filepath.Join(rel, e.Name())
-			opaque := isOpaque(path, name)
-			if opaque && !d.lower.exists(sub) {
-				if err := unix.Lremovexattr(path, name); err != nil {
-					return 0, &os.PathError{Op: "removexattr", Path: path, Err: err}
-				}
-			}
-			n, err := walk(path, sub, hiding || opaque)
-			if err != nil {
-				return 0, err
-			}
-			if n > 0 || opaque || hiding {
-				continue
-			}
-			same, err := d.isBeneath(path, sub)
-			if err != nil {
-				return 0, err
-			}
-			if same {
-				if err := unix.Rmdir(path); err != nil {
-					return 0, &os.PathError{Op: "rmdir", Path: path, Err: err}
-				}
-				left--
-			}
-		}
-		return left, nil
-	}
-	if _, err := walk(d.upper, "", false); err != nil {
-		return fmt.Errorf("finish layer: %w", err)
-	}
-	return nil
-}
-
-// isBeneath says whether a directory is already there with the same attributes. The time
-// of a directory that had files for a while does not count.
-func (d *Draft) isBeneath(path, rel string) (bool, error) {
-	host, lower, err := d.lower.find("lstat", rel)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil || !isDirMode(lower.Mode) {
-		return false, err
-	}
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return false, &os.PathError{Op: "lstat", Path: path, Err: err}
-	}
-	st.Mtim = lower.Mtim
-	return sameAttributes(path, host, &st, lower)
 }
 
 func copyRootAttributes(from, to string) error {

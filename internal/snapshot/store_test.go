@@ -242,6 +242,10 @@ func TestLayerHasOnlyChanges(t *testing.T) {
 		for _, d := range []string{"brief/below", "mode", "attr", "again/kept", "renewed"} {
 			must(t, os.MkdirAll(root+"/"+d, 0o755))
 		}
+		write(t, root+"/again/gone", "g")
+		write(t, root+"/again/kept/gone", "g")
+		write(t, root+"/moved", "m")
+		write(t, root+"/rewritten", "r")
 	})
 	top := s.layer(base, func(root string) {
 		write(t, root+"/brief/below/file", "x")
@@ -253,6 +257,12 @@ func TestLayerHasOnlyChanges(t *testing.T) {
 		must(t, os.Remove(root+"/renewed"))
 		must(t, os.Mkdir(root+"/renewed", 0o755))
 		must(t, os.Mkdir(root+"/new", 0o755))
+		must(t, os.Rename(root+"/moved", root+"/there"))
+		must(t, os.Rename(root+"/there", root+"/moved"))
+		st, err := os.Stat(root + "/rewritten")
+		must(t, err)
+		write(t, root+"/rewritten", "R")
+		must(t, os.Chtimes(root+"/rewritten", st.ModTime(), st.ModTime()))
 	})
 	var got []string
 	upper := top.layers[1].here()
@@ -262,13 +272,26 @@ func TestLayerHasOnlyChanges(t *testing.T) {
 		}
 		return err
 	}))
-	if want := []string{"again", "again/kept", "attr", "mode", "new", "renewed"}; !slices.Equal(got, want) {
+	if want := []string{"again", "again/gone", "again/kept", "again/kept/gone", "attr", "mode", "new", "rewritten"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	same(t, "mount", s.mounted(top), []string{
 		"again drwxr-xr-x 0:0", "again/kept drwxr-xr-x 0:0", `attr drwxr-xr-x 0:0 user.mark="m"`, "brief drwxr-xr-x 0:0",
-		"brief/below drwxr-xr-x 0:0", "mode drwx------ 0:0", "new drwxr-xr-x 0:0", "renewed drwxr-xr-x 0:0",
+		"brief/below drwxr-xr-x 0:0", "mode drwx------ 0:0", `moved -rw-r--r-- 0:0 "m"`, "new drwxr-xr-x 0:0", "renewed drwxr-xr-x 0:0", `rewritten -rw-r--r-- 0:0 "R"`,
 	})
+	// What the layer removed is gone; what another layer has in its place is not.
+	other := s.layer(nil, func(root string) {
+		write(t, root+"/again/other", "o")
+		write(t, root+"/again/gone", "g")
+	})
+	diff, err := s.Diff(t.Context(), Access{}, base, top)
+	must(t, err)
+	defer diff.Release()
+	m := s.Merge(other, diff)
+	defer m.Release()
+	if got := s.listing(m); !slices.Contains(got, `again/other -rw-r--r-- 0:0 "o"`) || slices.Contains(got, `again/gone -rw-r--r-- 0:0 "g"`) {
+		t.Errorf("merged: %q", got)
+	}
 }
 
 func TestDraftBecomesRefViewBlobAndSurvivesRestart(t *testing.T) {
