@@ -68,6 +68,7 @@ func (d *Daemon) Build(ctx context.Context, r *request) (resp map[string]string,
 	if err != nil {
 		return nil, canceled(ctx, err)
 	}
+	b.verifyPlatforms(ctx, r.attrs, res)
 	resp, err = b.deliver(ctx, exporters, caches, res)
 	if err != nil {
 		return nil, canceled(ctx, err)
@@ -238,20 +239,27 @@ func (b *build) platforms(ctx context.Context, res *frontend.Result) ([]exporter
 	if len(res.Refs) == 0 {
 		return nil, nil
 	}
-	var list exporter.PlatformList
-	if err := json.Unmarshal(res.Metadata["refs.platforms"], &list); err != nil {
-		return nil, fmt.Errorf("the frontend returned refs for several platforms without saying which: %w", err)
+	out, err := platformList(res)
+	if err != nil {
+		return nil, err
 	}
-	out := make([]exporter.Platform, len(list.Platforms))
 	g, ctx := errgroup.WithContext(ctx)
-	for i, p := range list.Platforms {
-		out[i].ID, out[i].Platform = p.ID, p.Platform
+	for i, p := range out {
 		g.Go(func() (err error) {
 			out[i].Ref, err = b.layers(ctx, res.Refs[p.ID])
 			return err
 		})
 	}
 	return out, g.Wait()
+}
+
+// platformList is what the frontend says the refs of a multi-platform result are for.
+func platformList(res *frontend.Result) ([]exporter.Platform, error) {
+	var list exporter.PlatformList
+	if err := json.Unmarshal(res.Metadata[exporter.KeyPlatforms], &list); err != nil {
+		return nil, fmt.Errorf("the frontend returned refs for several platforms without saying which: %w", err)
+	}
+	return list.Platforms, nil
 }
 
 // blobs is how most exporters of r will want layers compressed, or nil if none will.
