@@ -207,7 +207,7 @@ func (b *build) close() {
 	b.refs, b.containers, b.ended = nil, nil, true
 	b.mu.Unlock()
 	for _, c := range containers {
-		if err := c.Release(context.Background()); err != nil {
+		if err := c.Release(context.Background()); err != nil && !errors.Is(err, context.Canceled) {
 			b.d.log.Error("release container", "build", b.id, "err", err)
 		}
 	}

@@ -47,19 +47,19 @@ type Container struct {
 	released bool           // under mu; nothing is begun after it is set
 	users    sync.WaitGroup // processes and readers
 	freed    chan struct{}  // closed when all is gone
-	err      error          // of that; after freed
+	err      error          // of that, or of a process it killed; after freed
 }
 
 // windowsPath is the PATH of Windows.
 const windowsPath = `c:\Windows\System32;c:\Windows;C:\Windows\System32\WindowsPowerShell\v1.0`
 
+// errKilled is the cause of the end of processes that run when their container is released.
+var errKilled = fmt.Errorf("the container was released: %w", context.Canceled)
+
 var errReleased = cerrdefs.ErrFailedPrecondition.WithMessage("the container was released")
 
 // NewContainer prepares the mounts of a container.
 func (w *Worker) NewContainer(ctx context.Context, r frontend.ContainerRequest, opt ContainerOptions) (*Container, error) {
-	if err := opt.Permit.PermitNetwork(r.Network); err != nil {
-		return nil, err
-	}
 	c := &Container{w: w, opt: opt, mounts: len(r.Mounts), freed: make(chan struct{})}
 	c.windows = r.Platform != nil && r.Platform.OS == "windows"
 	// Nobody waits for a container: its life is its owner's, not the caller's.
@@ -193,6 +193,11 @@ func (c *Container) Start(ctx context.Context, p frontend.Process) (_ frontend.R
 		defer close(r.done)
 		r.err = running.Wait()
 		closeStreams(streams)
+		if errors.Is(r.err, errKilled) {
+			c.mu.Lock()
+			c.err = r.err
+			c.mu.Unlock()
+		}
 	}()
 	return r, nil
 }
@@ -211,6 +216,10 @@ func (c *Container) start(p runc.Process) (*runc.Running, error) {
 
 // process checks what is to be run.
 func (c *Container) process(ctx context.Context, p frontend.Process) (runc.Process, error) {
+	// What a container may not have is told to whoever starts something in it.
+	if err := c.opt.Permit.PermitNetwork(c.base.Network); err != nil {
+		return runc.Process{}, err
+	}
 	if err := c.opt.Permit.PermitSecurity(p.Security); err != nil {
 		return runc.Process{}, err
 	}
@@ -287,16 +296,20 @@ func (c *Container) Open(mount int) (_ treehash.FS, done func(), _ error) {
 }
 
 // Release kills what runs, waits for it and removes the container. It can be called again.
+// If something had to be killed it returns what that ended with: context.Canceled.
 func (c *Container) Release(ctx context.Context) error {
 	c.mu.Lock()
 	first := !c.released
 	c.released = true
 	c.mu.Unlock()
 	if first {
-		c.kill(fmt.Errorf("the container was released: %w", context.Canceled))
+		c.kill(errKilled)
 		go func() {
 			c.users.Wait()
-			c.err = c.m.close()
+			err := c.m.close()
+			c.mu.Lock()
+			c.err = errors.Join(c.err, err)
+			c.mu.Unlock()
 			close(c.freed)
 		}()
 	}

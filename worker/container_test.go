@@ -31,7 +31,6 @@ func TestContainerRefused(t *testing.T) {
 		r    frontend.ContainerRequest
 		is   func(error) bool
 	}{
-		{"host network", frontend.ContainerRequest{Mounts: []frontend.ContainerMount{rootMount()}, Network: pb.NetMode_HOST}, cerrdefs.IsPermissionDenied},
 		{"unknown network", frontend.ContainerRequest{Mounts: []frontend.ContainerMount{rootMount()}, Network: 99}, cerrdefs.IsInvalidArgument},
 		{"negative network", frontend.ContainerRequest{Mounts: []frontend.ContainerMount{rootMount()}, Network: -1}, cerrdefs.IsInvalidArgument},
 		{"no mounts", frontend.ContainerRequest{}, cerrdefs.IsInvalidArgument},
@@ -45,10 +44,16 @@ func TestContainerRefused(t *testing.T) {
 			t.Errorf("%s: got %v", test.name, err)
 		}
 	}
+	meta := &pb.Meta{Args: []string{"x"}}
+	host, err := w.worker.NewContainer(t.Context(), frontend.ContainerRequest{Mounts: []frontend.ContainerMount{rootMount()}, Network: pb.NetMode_HOST}, worker.ContainerOptions{})
+	must(t, err)
+	defer func() { must(t, host.Release(t.Context())) }()
+	if _, err := host.Start(t.Context(), frontend.Process{Meta: meta}); !cerrdefs.IsPermissionDenied(err) {
+		t.Errorf("host network: got %v", err)
+	}
 	c, err := w.worker.NewContainer(t.Context(), frontend.ContainerRequest{Mounts: []frontend.ContainerMount{rootMount()}}, worker.ContainerOptions{})
 	must(t, err)
 	defer func() { must(t, c.Release(t.Context())) }()
-	meta := &pb.Meta{Args: []string{"x"}}
 	for _, test := range []struct {
 		name string
 		p    frontend.Process

@@ -12,7 +12,6 @@ import (
 	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/internal/rpcerror"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
-	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/sys/signal"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/status"
@@ -159,8 +158,6 @@ func (e *execution) start(id string, init *gwpb.InitMessage) error {
 		return cerrdefs.ErrResourceExhausted.WithMessage("too many processes were started")
 	case init.GetMeta() == nil || len(init.Meta.Args) == 0:
 		return invalid("process %q needs arguments", id)
-	case pb.SecurityMode_name[int32(init.Security)] == "":
-		return invalid("process %q: this builder does not know security mode %d", id, init.Security)
 	}
 	for _, env := range init.Secretenv {
 		if env.GetID() == "" || env.GetName() == "" {

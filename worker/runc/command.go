@@ -135,7 +135,7 @@ func (r *command) exec(ctx context.Context, c *container, x *execution) error {
 	}
 	cmd := &invocation{r: r, dir: dir, id: c.id, std: x.std, watch: x.watch, verb: []string{"exec", "--process", file}, args: []string{c.id}}
 	cmd.kill = func(p *os.Process, done <-chan struct{}) {
-		_ = x.watch.Signal(syscall.SIGKILL) // fails before it runs
+		x.watch.kill()
 		select {
 		case <-done:
 		case <-time.After(killTimeout):

@@ -69,8 +69,9 @@ func (r *Running) Wait() error {
 	return r.err
 }
 
-// Signal sends a signal to the process.
+// Signal sends a signal to the process, once it runs.
 func (r *Running) Signal(sig syscall.Signal) error {
+	<-r.ready
 	r.mu.Lock()
 	send := r.send
 	r.mu.Unlock()
@@ -80,9 +81,20 @@ func (r *Running) Signal(sig syscall.Signal) error {
 	return send(sig)
 }
 
+// kill kills the process if it runs.
+func (r *Running) kill() {
+	r.mu.Lock()
+	send := r.send
+	r.mu.Unlock()
+	if send != nil {
+		_ = send(syscall.SIGKILL)
+	}
+}
+
 // Resize tells the terminal of the process its size. The process of a container without a
 // terminal does not notice.
 func (r *Running) Resize(rows, columns uint16) error {
+	<-r.ready
 	r.mu.Lock()
 	std, send := r.std, r.send
 	r.mu.Unlock()
@@ -96,12 +108,16 @@ func (r *Running) Resize(rows, columns uint16) error {
 // started, or could not be: then Wait has the error. When ctx is done it is killed. More
 // processes can be added to its container, which ends with it.
 func (e *Executor) Start(ctx context.Context, p Process) (*Running, error) {
-	return e.background(ctx, func(ctx context.Context, r *Running) error { return e.run(ctx, &p, r) })
+	r, err := e.background(ctx, func(ctx context.Context, r *Running) error { return e.run(ctx, &p, r) })
+	if err == nil {
+		<-r.ready
+	}
+	return r, err
 }
 
 // Exec runs one more process in the container of a process that was started with the given
-// ID. Of p count, besides its own ID, what is run, as whom and where, and its files. It is
-// as for Start, but only the process itself is killed when ctx is done.
+// ID. Of p count, besides its own ID, what is run, as whom and where, and its files. It does
+// not wait until the process runs, and only the process itself is killed when ctx is done.
 func (e *Executor) Exec(ctx context.Context, id string, p Process) (*Running, error) {
 	if !idPattern.MatchString(p.ID) {
 		return nil, errBadID(p.ID)
@@ -126,7 +142,6 @@ func (e *Executor) background(ctx context.Context, do func(context.Context, *Run
 		}
 		r.end(err)
 	}()
-	<-r.ready
 	return r, nil
 }
 

@@ -4,6 +4,7 @@ package launcher
 
 import (
 	"os"
+	"runtime"
 	"runtime/debug"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -16,6 +17,9 @@ func Init() {
 	switch {
 	case os.Getenv(initPipeEnv) != "":
 		debug.SetGCPercent(-1) // it lives for milliseconds
+		// The command is executed by the thread that the kernel knows the process by. From
+		// another one the process would be gone for a moment, in which nothing can join it.
+		runtime.LockOSThread()
 		ready := make(chan struct{})
 		go receiveFilter(ready)
 		<-ready
