@@ -80,7 +80,7 @@ func (v *service) ReadFile(ctx context.Context, req *gwpb.ReadFileRequest) (*gwp
 
 func checkRange(req *gwpb.ReadFileRequest) error {
 	if req.GetRange().GetOffset() < 0 || req.GetRange().GetLength() < 0 {
-		return cerrdefs.ErrInvalidArgument.WithMessage("read " + req.GetFilePath() + ": offset and length must not be negative")
+		return cerrdefs.ErrInvalidArgument.WithMessage("read " + req.GetFilePath() + ": invalid range: offset and length must not be negative")
 	}
 	return nil
 }

@@ -117,8 +117,10 @@ func TestExec(t *testing.T) {
 			}
 		})
 		// The end of the first process is the end of all.
-		other, err := e.Exec(context.Background(), id, runc.Process{ID: newID(), Args: []string{"/bin/sleep", "1000"}})
+		out := newWatcher()
+		other, err := e.Exec(context.Background(), id, runc.Process{ID: newID(), Stdout: out, Args: []string{"/bin/sh", "-c", "echo up; sleep 1000"}})
 		must(t, err)
+		out.line(t)
 		must(t, first.Signal(syscall.SIGTERM))
 		if err := wait(t, ended(first)); exitCode(t, err) != 9 {
 			t.Errorf("first process: %v", err)
