@@ -19,6 +19,7 @@ import (
 	"github.com/moby/buildkit/session/sshforward"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/sys/mountinfo"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 )
 
@@ -125,6 +126,23 @@ func TestExitCodes(t *testing.T) {
 		var vertex *solver.VertexError
 		if !errors.As(err, &exit) || exit.Code != tt.exit || !errors.As(err, &exec) || !errors.As(err, &vertex) {
 			t.Errorf("%v does not say what failed", err)
+		}
+	}
+}
+
+// A step for a platform that nothing here runs says what is missing, if that may be why.
+func TestForeignPlatforms(t *testing.T) {
+	for _, tt := range []struct {
+		arch string
+		code int
+		says bool
+	}{{"arm64", 255, true}, {"arm64", 1, false}, {"amd64", 255, false}} {
+		w := newWorld(t)
+		w.exec.do = func(context.Context, runc.Process) error { return &runc.ExitError{Code: tt.code} }
+		p := ocispec.Platform{OS: "linux", Architecture: tt.arch}
+		err := w.fails(llb.Exec(llb.ExecOptions{Root: files("/bin", ""), Args: []string{"x"}, Cwd: "/", Platform: &p}, llb.Meta{}).Root(), request{})
+		if strings.Contains(err.Error(), "no emulator") != tt.says || !strings.Contains(err.Error(), fmt.Sprintf("exit code: %d", tt.code)) {
+			t.Errorf("%s, exit code %d: %v", tt.arch, tt.code, err)
 		}
 	}
 }

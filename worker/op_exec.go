@@ -8,11 +8,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/platforms"
 	"github.com/dbuild/dbuild/internal/treehash"
 	"github.com/dbuild/dbuild/llb"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker/runc"
 	"github.com/moby/buildkit/solver/pb"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -26,6 +28,7 @@ type execOp struct {
 	name      string
 	resources *pb.LinuxResources
 	devices   []string // full names
+	foreign   string   // the platform, if nothing here runs it
 	anew      bool     // cache mounts start empty
 }
 
@@ -33,10 +36,16 @@ type execOp struct {
 type ExecError struct {
 	Args []string
 	Err  error // a *runc.ExitError, if the process ran
+	// Foreign is the platform of a process that this machine most likely cannot run.
+	Foreign string
 }
 
 func (e *ExecError) Error() string {
-	return fmt.Sprintf("process %q did not complete successfully: %v", strings.Join(e.Args, " "), e.Err)
+	msg := fmt.Sprintf("process %q did not complete successfully: %v", strings.Join(e.Args, " "), e.Err)
+	if e.Foreign != "" {
+		msg += fmt.Sprintf(" (it is for %s, and this machine has no emulator for that: register one with binfmt_misc, such as that of qemu-user-static)", e.Foreign)
+	}
+	return msg
 }
 
 // Unwrap returns what the process ended with.
@@ -44,7 +53,7 @@ func (e *ExecError) Unwrap() error { return e.Err }
 
 // newExecOp checks what the loader of the graph cannot: that mounts fit together.
 func newExecOp(w *Worker, v *llb.Vertex, exec *pb.ExecOp, grants DeviceGrants) (*execOp, error) {
-	o := &execOp{w: w, op: exec, inputs: len(v.Inputs), outputs: v.Outputs, name: vertexName(v), resources: v.Meta.GetLinuxResources(), anew: v.Meta.GetIgnoreCache()}
+	o := &execOp{w: w, op: exec, inputs: len(v.Inputs), outputs: v.Outputs, name: vertexName(v), resources: v.Meta.GetLinuxResources(), anew: v.Meta.GetIgnoreCache(), foreign: w.foreign(v.Op.Platform)}
 	keyed := exec.CloneVT()
 	keyed.Meta.ProxyEnv = nil // a proxy changes how bytes travel, not what they are
 	var err error
@@ -198,7 +207,27 @@ func (o *execOp) judge(ctx context.Context, err error) error {
 		}
 		err = &runc.ExitError{}
 	}
-	return &ExecError{Args: o.op.Meta.Args, Err: err}
+	failed := &ExecError{Args: o.op.Meta.Args, Err: err}
+	if exit == nil || exit.Code == notRun || exit.Code == notExecutable {
+		failed.Foreign = o.foreign
+	}
+	return failed
+}
+
+// Exit codes that may mean that the kernel did not know the program's format.
+const (
+	notExecutable = 126
+	notRun        = 255
+)
+
+// foreign is p if none of the worker's platforms is like it. "" is a platform that can run.
+func (w *Worker) foreign(p *pb.Platform) string {
+	if p == nil || slices.ContainsFunc(w.Platforms, func(own ocispec.Platform) bool {
+		return own.OS == p.OS && own.Architecture == p.Architecture
+	}) {
+		return ""
+	}
+	return platforms.Format(p.Spec())
 }
 
 func (w *Worker) acquire(ctx context.Context, d solver.Demand) error {
