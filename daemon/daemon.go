@@ -115,6 +115,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 	d.executor, err = runc.New(runc.Config{
 		Root: filepath.Join(cfg.Root, "executor"), Runtime: cfg.OCIRuntime, Network: cfg.Network, DNS: runc.DNS(cfg.DNS),
 		CgroupParent: cfg.CgroupParent, AppArmorProfile: cfg.AppArmorProfile,
+		AllowNewPrivileges: true, // Dockerfiles that use sudo work elsewhere
 	})
 	if err != nil {
 		return nil, err
