@@ -3,12 +3,15 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"io"
 	"regexp"
+	"sync/atomic"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/frontend"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
+	fstypes "github.com/tonistiigi/fsutil/types"
 )
 
 // maxContainers is how many containers one frontend may have at a time.
@@ -47,15 +50,48 @@ func (v *service) NewContainer(ctx context.Context, req *gwpb.NewContainerReques
 		return nil, err
 	}
 	c, err := s.Bridge.NewContainer(ctx, r)
+	if cerrdefs.IsPermissionDenied(err) {
+		// Clients expect to hear of it from the process that may not run.
+		c, err = refused{err}, nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
 		delete(s.containers, req.GetContainerID())
 		return nil, err
 	}
-	s.containers[req.GetContainerID()] = c
+	s.containers[req.GetContainerID()] = &held{Container: c}
 	return &gwpb.NewContainerResponse{}, nil
 }
+
+// held is a container of a client.
+type held struct {
+	frontend.Container
+	live atomic.Int32 // processes that were started and have not ended
+}
+
+// A refused container is one that the build may not have.
+type refused struct{ err error }
+
+func (c refused) Start(_ context.Context, p frontend.Process) (frontend.Running, error) {
+	for _, s := range []io.Closer{p.Stdin, p.Stdout, p.Stderr} {
+		if s != nil {
+			s.Close()
+		}
+	}
+	return nil, c.err
+}
+
+func (c refused) ReadFile(context.Context, int, string, int64, int64) ([]byte, error) {
+	return nil, c.err
+}
+
+func (c refused) ReadDir(context.Context, int, string, string) ([]*fstypes.Stat, error) {
+	return nil, c.err
+}
+
+func (c refused) StatFile(context.Context, int, string) (*fstypes.Stat, error) { return nil, c.err }
+func (refused) Release(context.Context) error                                  { return nil }
 
 // admit reserves an id.
 func (s *serving) admit(id string) error {
@@ -110,7 +146,7 @@ func (s *serving) containerRequest(req *gwpb.NewContainerRequest) (r frontend.Co
 }
 
 // container returns a container of the client.
-func (s *serving) container(id string) (frontend.Container, error) {
+func (s *serving) container(id string) (*held, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.containers[id]
@@ -134,7 +170,14 @@ func (v *service) ReleaseContainer(ctx context.Context, req *gwpb.ReleaseContain
 	delete(s.containers, req.GetContainerID())
 	s.mu.Unlock()
 	// A client that leaves meanwhile leaves nothing behind.
-	return &gwpb.ReleaseContainerResponse{}, c.Release(context.WithoutCancel(ctx))
+	killed := c.live.Load() > 0
+	if err := c.Release(context.WithoutCancel(ctx)); err != nil {
+		return nil, err
+	}
+	if killed { // a client that did not wait for its processes may want to know
+		return nil, fmt.Errorf("processes of the container were killed: %w", context.Canceled)
+	}
+	return &gwpb.ReleaseContainerResponse{}, nil
 }
 
 // ofContainer begins a call about the files of a container.

@@ -53,7 +53,7 @@ func (h *host) Start(ctx context.Context, p frontend.Process) (frontend.Running,
 }
 
 func (h *host) start(_ context.Context, p frontend.Process) (*hostProcess, error) {
-	if p.Security == pb.SecurityMode_INSECURE {
+	if p.Security != pb.SecurityMode_SANDBOX {
 		return nil, cerrdefs.ErrPermissionDenied.WithMessage("security.insecure is not allowed")
 	}
 	if p.Meta.Args[0] == "panic" {
@@ -361,8 +361,6 @@ func TestProcessesOfClosedStream(t *testing.T) {
 }
 
 func TestBadExecMessages(t *testing.T) {
-	weird := initMessage("x", nil, "true")
-	weird.GetInit().Security = 99
 	elsewhere := initMessage("x", nil, "true")
 	elsewhere.GetInit().ContainerID = "../c"
 	for name, tt := range map[string]struct {
@@ -375,7 +373,6 @@ func TestBadExecMessages(t *testing.T) {
 		"no init":         {[]*gwpb.ExecMessage{{ProcessID: "x", Input: &gwpb.ExecMessage_Init{}}}, codes.InvalidArgument},
 		"no args":         {[]*gwpb.ExecMessage{initMessage("x", nil)}, codes.InvalidArgument},
 		"fd":              {[]*gwpb.ExecMessage{initMessage("x", []uint32{3}, "true")}, codes.InvalidArgument},
-		"security":        {[]*gwpb.ExecMessage{weird}, codes.InvalidArgument},
 		"container":       {[]*gwpb.ExecMessage{elsewhere}, codes.NotFound},
 		"unknown process": {[]*gwpb.ExecMessage{fileMessage("x", "y", false)}, codes.NotFound},
 		"twice":           {[]*gwpb.ExecMessage{initMessage("x", nil, "sleep", "1000"), initMessage("x", nil, "true")}, codes.AlreadyExists},
@@ -500,6 +497,15 @@ func TestContainerRequests(t *testing.T) {
 		t.Errorf("got %v, %v", st, err)
 	}
 	if _, err := f.ReleaseContainer(ctx, &gwpb.ReleaseContainerRequest{ContainerID: "c"}); err != nil || !b.host(t).released {
+		t.Errorf("got %v", err)
+	}
+	b.refuse = true
+	forbidden := &gwpb.NewContainerRequest{ContainerID: "forbidden", Mounts: rootMount, Network: pb.NetMode_HOST}
+	if _, err := f.NewContainer(ctx, forbidden); err != nil { // its processes are told
+		t.Error(err)
+	}
+	b.refuse = false
+	if _, err := f.ReadFileContainer(ctx, &gwpb.ReadFileRequest{Ref: "forbidden"}); !cerrdefs.IsPermissionDenied(err) {
 		t.Errorf("got %v", err)
 	}
 	_, e1 := f.ReleaseContainer(ctx, &gwpb.ReleaseContainerRequest{ContainerID: "c"})

@@ -197,10 +197,14 @@ func (e *execution) start(id string, init *gwpb.InitMessage) error {
 
 // live runs the process to its end and tells the client. That it could not be started is
 // told in the same way, so that other processes of the stream are not concerned.
-func (p *process) live(c frontend.Container, r frontend.Process) {
+func (p *process) live(c *held, r frontend.Process) {
 	if p.after != nil {
+		// Clients start processes that feed each other, and take nothing from the stream while
+		// one cannot write: what they wait for must not wait for the process.
+		_ = p.announce()
 		<-p.after
 	}
+	c.live.Add(1)
 	err := p.contain(func() error {
 		run, err := c.Start(p.e.ctx, r)
 		if err == nil {
@@ -213,6 +217,7 @@ func (p *process) live(c frontend.Container, r frontend.Process) {
 	if p.run != nil {
 		err = p.contain(p.wait)
 	}
+	c.live.Add(-1)
 	if p.stdin != nil {
 		p.stdin.Close()
 	}

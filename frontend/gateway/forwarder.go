@@ -63,7 +63,7 @@ func (f *Forwarder) named(ctx context.Context) (*serving, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	ids := md.Get(buildIDKey)
 	if len(ids) != 1 || ids[0] == "" {
-		return nil, cerrdefs.ErrInvalidArgument.WithMessage("the call does not say which build it belongs to")
+		return nil, cerrdefs.ErrInvalidArgument.WithMessage("no buildid found in context: the call does not say which build it belongs to")
 	}
 	timeout := time.NewTimer(waitForBuild)
 	defer timeout.Stop()

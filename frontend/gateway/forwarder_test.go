@@ -45,6 +45,7 @@ type bridge struct {
 	resolved []frontend.ResolveOpt
 	warnings []frontend.Warning
 	hosts    []*host
+	refuse   bool // a container
 	log      bytes.Buffer
 	// frontend answers SolveFrontend.
 	frontend func(ctx context.Context, name string, r *frontend.Request) (*frontend.Result, error)
@@ -109,6 +110,9 @@ func (logOf) Close() error { return nil }
 func (b *bridge) NewContainer(_ context.Context, r frontend.ContainerRequest) (frontend.Container, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.refuse {
+		return nil, cerrdefs.ErrPermissionDenied.WithMessage("network.host is not allowed")
+	}
 	h := &host{request: r, running: map[*hostProcess]bool{}}
 	b.hosts = append(b.hosts, h)
 	return h, nil

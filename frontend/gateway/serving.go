@@ -35,7 +35,7 @@ type serving struct {
 
 	mu         sync.Mutex
 	refs       map[string]frontend.Ref
-	containers map[string]frontend.Container
+	containers map[string]*held
 	last       int
 	returned   bool             // something was sent to done
 	final      *frontend.Result // what a frontend without Return solved last
@@ -51,7 +51,7 @@ type outcome struct {
 var errEnded = cerrdefs.ErrUnavailable.WithMessage("the build's frontend has ended")
 
 func newServing(ctx context.Context, b Build) *serving {
-	s := &serving{Build: b, done: make(chan outcome, 1), refs: map[string]frontend.Ref{}, containers: map[string]frontend.Container{}}
+	s := &serving{Build: b, done: make(chan outcome, 1), refs: map[string]frontend.Ref{}, containers: map[string]*held{}}
 	s.ctx, s.end = context.WithCancelCause(ctx)
 	return s
 }
