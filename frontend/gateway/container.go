@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"regexp"
 	"sync/atomic"
 
@@ -194,6 +196,15 @@ func (v *service) ofContainer(ctx context.Context, id string) (frontend.Containe
 	return c, ctx, leave, err
 }
 
+// asAsked makes err name a file as the client did, and not as it is found here.
+func asAsked(err error, path string) error {
+	var of *fs.PathError
+	if !errors.As(err, &of) {
+		return err
+	}
+	return &fs.PathError{Op: of.Op, Path: path, Err: of.Err}
+}
+
 // ReadFileContainer reads a file that a container sees.
 func (v *service) ReadFileContainer(ctx context.Context, req *gwpb.ReadFileRequest) (*gwpb.ReadFileResponse, error) {
 	if err := checkRange(req); err != nil {
@@ -206,7 +217,7 @@ func (v *service) ReadFileContainer(ctx context.Context, req *gwpb.ReadFileReque
 	defer leave()
 	data, err := c.ReadFile(ctx, int(req.GetMountIndex()), req.GetFilePath(), req.GetRange().GetOffset(), req.GetRange().GetLength())
 	if err != nil {
-		return nil, err
+		return nil, asAsked(err, req.GetFilePath())
 	}
 	return &gwpb.ReadFileResponse{Data: data}, nil
 }
@@ -220,7 +231,7 @@ func (v *service) ReadDirContainer(ctx context.Context, req *gwpb.ReadDirRequest
 	defer leave()
 	entries, err := c.ReadDir(ctx, int(req.GetMountIndex()), req.GetDirPath(), req.GetIncludePattern())
 	if err != nil {
-		return nil, err
+		return nil, asAsked(err, req.GetDirPath())
 	}
 	return &gwpb.ReadDirResponse{Entries: entries}, nil
 }
@@ -234,7 +245,7 @@ func (v *service) StatFileContainer(ctx context.Context, req *gwpb.StatFileReque
 	defer leave()
 	st, err := c.StatFile(ctx, int(req.GetMountIndex()), req.GetPath())
 	if err != nil {
-		return nil, err
+		return nil, asAsked(err, req.GetPath())
 	}
 	return &gwpb.StatFileResponse{Stat: st}, nil
 }
