@@ -32,9 +32,12 @@ func openLive(dir string) (*liveDir, error) {
 
 func (d *liveDir) close() { d.root.Close() }
 
+// inMount is a path as the container's user means it.
+func inMount(name string) string { return path.Clean("/" + name) }
+
 // open opens a path. Symlinks on the way are followed, one at its end is not.
 func (d *liveDir) open(name string, flags uint64) (*os.File, error) {
-	p := strings.TrimPrefix(path.Clean("/"+name), "/")
+	p := strings.TrimPrefix(inMount(name), "/")
 	if p == "" {
 		p = "."
 	}
@@ -48,7 +51,7 @@ func (d *liveDir) open(name string, flags uint64) (*os.File, error) {
 			continue // something on the way was renamed
 		}
 		if err != nil {
-			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+			return nil, &fs.PathError{Op: "open", Path: inMount(name), Err: err}
 		}
 		return os.NewFile(uintptr(fd), name), nil
 	}
@@ -74,7 +77,7 @@ func (d *liveDir) Lstat(name string) (*fstypes.Stat, error) {
 		buf := make([]byte, unix.PathMax)
 		n, err := unix.Readlinkat(int(f.Fd()), "", buf)
 		if err != nil {
-			return nil, &fs.PathError{Op: "readlink", Path: name, Err: err}
+			return nil, &fs.PathError{Op: "readlink", Path: inMount(name), Err: err}
 		}
 		out.Linkname, out.Size = string(buf[:n]), info.Size()
 	case info.Mode()&fs.ModeDevice != 0:
@@ -105,7 +108,7 @@ func (d *liveDir) Open(name string) (io.ReadCloser, error) {
 		return nil, err
 	}
 	if !fs.FileMode(st.Mode).IsRegular() {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: errNotRegular}
+		return nil, &fs.PathError{Op: "open", Path: inMount(name), Err: errNotRegular}
 	}
 	f, err := d.open(name, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
@@ -113,7 +116,7 @@ func (d *liveDir) Open(name string) (io.ReadCloser, error) {
 	}
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		f.Close()
-		return nil, &fs.PathError{Op: "open", Path: name, Err: errNotRegular}
+		return nil, &fs.PathError{Op: "open", Path: inMount(name), Err: errNotRegular}
 	}
 	return f, nil
 }
