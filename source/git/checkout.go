@@ -88,7 +88,7 @@ func (s *Source) expand(ctx context.Context, u *runner, short string, log *progr
 	}
 	out, err := u.git(ctx, dir.Path, nil, "rev-parse", "--quiet", "--verify", "--end-of-options", short+"^{commit}")
 	if err != nil {
-		return "", fmt.Errorf("the repository has no ref %q, and no single commit that begins so", short)
+		return "", fmt.Errorf("repository does not contain ref %q, and no single commit that begins so", short)
 	}
 	return strings.TrimSpace(out), nil
 }

@@ -115,7 +115,7 @@ func (s *Source) Find(ctx context.Context, g session.Group, req Request, log *pr
 		return f, nil
 	}
 	if !shortID.MatchString(req.Ref) {
-		return Found{}, fmt.Errorf("%s: the repository has no ref %q", u.remote, req.Ref)
+		return Found{}, fmt.Errorf("%s: repository does not contain ref %q", u.remote, req.Ref)
 	}
 	id, err := s.expand(ctx, u, req.Ref, log)
 	if err != nil {
@@ -134,7 +134,7 @@ func (s *Source) PinTo(ctx context.Context, g session.Group, req Request, f Foun
 		return nil, err
 	}
 	if !strings.HasPrefix(f.Commit, req.Checksum) && !strings.HasPrefix(f.Object, req.Checksum) {
-		return nil, fmt.Errorf("%s#%s: the commit is %s, not %s", remote, req.Ref, f.Commit, req.Checksum)
+		return nil, fmt.Errorf("%s#%s: expected checksum to match %s, got %s", remote, req.Ref, req.Checksum, f.Commit)
 	}
 	p := &Pin{Found: f, req: req, remote: remote}
 	if req.Keys != "" {

@@ -186,9 +186,12 @@ func status(resp *http.Response) string {
 	return strings.TrimSpace(fmt.Sprint(resp.StatusCode, " ", http.StatusText(resp.StatusCode)))
 }
 
+// userAgent has the part by which servers know builders.
+const userAgent = "dbuild buildkit/v0.33"
+
 // headers returns the request headers, with credentials of the client if it has any.
 func (s *Source) headers(ctx context.Context, g session.Group, req Request, u *url.URL) (http.Header, error) {
-	h := http.Header{"User-Agent": {"dbuild"}, "Accept-Encoding": {"gzip"}}
+	h := http.Header{"User-Agent": {userAgent}, "Accept-Encoding": {"gzip"}}
 	for k, v := range req.Header {
 		h.Set(k, v)
 	}
