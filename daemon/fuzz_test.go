@@ -13,6 +13,7 @@ import (
 	controlapi "github.com/moby/buildkit/api/services/control"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
@@ -196,6 +197,16 @@ func FuzzBridge(f *testing.F) {
 	f.Add(byte(3), encoded(f, &gwpb.StatFileRequest{Ref: "ref-1", Path: "../../x"}))
 	f.Add(byte(4), encoded(f, &gwpb.EvaluateRequest{Ref: "ref-1"}))
 	f.Add(byte(5), encoded(f, &gwpb.ResolveImageConfigRequest{Ref: "UPPER:x", Platform: &pb.Platform{OS: "x"}, StoreID: "s", SourcePolicies: nil}))
+	for _, src := range []*pb.SourceOp{
+		{Identifier: "git://h/r#-x:../y", Attrs: map[string]string{"git.bundle": "oci-layout+blob://x@y", "git.checksum": "1"}},
+		{Identifier: "http://h.invalid/../x", Attrs: map[string]string{"http.filename": "../x", "http.perm": "-1"}},
+		{Identifier: "oci-layout://x@sha256:0"}, {Identifier: "docker-image+blob://x"}, {Identifier: "local://x"},
+	} {
+		f.Add(byte(6), encoded(f, &gwpb.ResolveSourceMetaRequest{
+			Source: src, Image: &gwpb.ResolveSourceImageRequest{AttestationChain: true}, HTTP: &gwpb.ResolveSourceHTTPRequest{ChecksumRequest: &gwpb.ChecksumRequest{Algo: 9}},
+			SourcePolicies: []*spb.Policy{{Rules: []*spb.Rule{{}}}},
+		}))
+	}
 	f.Add(byte(9), encoded(f, &gwpb.WarnRequest{Digest: "x", Level: -1, Short: []byte{0xff}, Detail: [][]byte{nil}, Info: &pb.SourceInfo{}, Ranges: []*pb.Range{{}}}))
 	for i := range bridgeCalls(s.gateway) {
 		f.Add(byte(i), []byte{})

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 	"google.golang.org/protobuf/proto"
@@ -51,8 +52,17 @@ type Vertex struct {
 
 // Load checks a definition and returns its graph. It takes time linear in the size of
 // the definition. Operations that the result does not need are left out, and equal
-// ones are one vertex. Errors name the operation; none is worth a retry.
+// ones are one vertex. Errors name the operation and are errdefs.ErrInvalidArgument; none
+// is worth a retry.
 func Load(def *pb.Definition, lim Limits) (*Graph, error) {
+	g, err := load(def, lim)
+	if err != nil {
+		return nil, errdefs.ErrInvalidArgument.WithMessage(err.Error())
+	}
+	return g, nil
+}
+
+func load(def *pb.Definition, lim Limits) (*Graph, error) {
 	lim = Limits{
 		Ops:   cmp.Or(lim.Ops, defaultOps),
 		Bytes: cmp.Or(lim.Bytes, defaultBytes),

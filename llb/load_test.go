@@ -370,6 +370,19 @@ func FuzzLoad(f *testing.F) {
 		if _, err := llb.Marshal(t.Context(), g.Output(), amd); err != nil {
 			t.Error(err)
 		}
+		// With other sources it is as good as before.
+		other := map[digest.Digest]*pb.SourceOp{}
+		for _, v := range g.SourceOps() {
+			other[v.Digest] = &pb.SourceOp{Identifier: "docker-image://other"}
+		}
+		changed, err := g.Replace(other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := llb.Load(changed, llb.Limits{})
+		if err != nil || len(h.Vertices) > len(g.Vertices) {
+			t.Fatal(err)
+		}
 	})
 }
 

@@ -18,7 +18,7 @@ import (
 func (w *Worker) httpOp(url string, attrs map[string]string) (solver.Op, error) {
 	req, err := http.Parse(url, attrs)
 	if err != nil {
-		return nil, err
+		return nil, invalid("%v", err)
 	}
 	return &sourceOp{pin: func(ctx context.Context, d solver.Demand) (*pinned, error) {
 		p, err := w.findFile(ctx, asker(d), req)
@@ -40,7 +40,7 @@ func (w *Worker) httpOp(url string, attrs map[string]string) (solver.Op, error) 
 func (w *Worker) gitOp(name string, attrs map[string]string) (solver.Op, error) {
 	req, err := git.Parse(name, attrs)
 	if err != nil {
-		return nil, err
+		return nil, invalid("%v", err)
 	}
 	return &sourceOp{pin: func(ctx context.Context, d solver.Demand) (*pinned, error) {
 		p, err := w.findCommit(ctx, asker(d), req)

@@ -438,7 +438,7 @@ func TestWrongOptions(t *testing.T) {
 		"unpack=true rewrite-timestamp=true":       "conflicts",
 		"containerimage.config={}":                 "no os",
 		"refs.platforms={\"Platforms\":[{},{}]}":   "2 platforms",
-		"containerimage.config=null name=whatever": "not an object",
+		"containerimage.config=null name=whatever": "invalid null image config",
 	} {
 		_, err := w.try(exporter.Source{}, strings.Fields(attrs)...)
 		if err == nil || !strings.Contains(err.Error(), want) {

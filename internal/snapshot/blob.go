@@ -261,7 +261,7 @@ func (l *layer) convertFrom(ctx context.Context, a Access, log *progress.Log, c 
 		return b, err
 	}
 	if b.DiffID != from.DiffID {
-		return b, fmt.Errorf("layer %s unpacks to something else than its image says: %w", short(from.Digest.String()), errCorrupt)
+		return b, fmt.Errorf("failed to verify layer %s: it unpacks to something else than its image says: %w", short(from.Digest.String()), errCorrupt)
 	}
 	return b, nil
 }

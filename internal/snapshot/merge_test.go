@@ -216,3 +216,34 @@ func TestDraftMisuse(t *testing.T) {
 		t.Error("committed after discard")
 	}
 }
+
+// A directory in which something was made and removed again, and which is as old as it was,
+// is no difference; one that changed is.
+func TestUntouchedDirectoriesAreNoDifference(t *testing.T) {
+	modes(t, func(t *testing.T, mode string) {
+		s := open(t, mode)
+		base := s.layer(nil, func(root string) {
+			for _, dir := range []string{"etc/conf.d", "tmp", "opt"} {
+				must(t, os.MkdirAll(root+"/"+dir, 0o755))
+			}
+			write(t, root+"/etc/hosts", "h")
+		})
+		upper := s.layer(base, func(root string) {
+			for _, dir := range []string{"/etc/conf.d", "/etc", "/tmp"} {
+				var st unix.Stat_t
+				must(t, unix.Lstat(root+dir, &st))
+				write(t, root+dir+"/stub", "")
+				must(t, os.Remove(root+dir+"/stub"))
+				must(t, unix.UtimesNanoAt(unix.AT_FDCWD, root+dir, []unix.Timespec{st.Atim, st.Mtim}, 0))
+			}
+			must(t, os.Chmod(root+"/opt", 0o700))
+		})
+		diff, err := s.Diff(t.Context(), Access{}, base, upper)
+		must(t, err)
+		defer diff.Release()
+		same(t, "difference", s.listing(diff), []string{`opt drwx------ 0:0`})
+		same(t, "all", s.mounted(upper), []string{
+			`etc drwxr-xr-x 0:0`, `etc/conf.d drwxr-xr-x 0:0`, `etc/hosts -rw-r--r-- 0:0 "h"`, `opt drwx------ 0:0`, `tmp drwxr-xr-x 0:0`,
+		})
+	})
+}

@@ -169,7 +169,7 @@ func (l *layer) unpack(ctx context.Context, a Access, log *progress.Log, b blobR
 		return "", err
 	}
 	if got := digest.NewDigest(b.DiffID.Algorithm(), diffID); got != b.DiffID {
-		return "", fmt.Errorf("layer %s unpacks to %s, its image says %s: %w", short(b.Digest.String()), short(got.String()), short(b.DiffID.String()), errCorrupt)
+		return "", fmt.Errorf("failed to verify layer %s: it unpacks to %s, its image says %s: %w", short(b.Digest.String()), short(got.String()), short(b.DiffID.String()), errCorrupt)
 	}
 	line.Set(size, size)
 

@@ -37,6 +37,9 @@ const (
 type Source struct {
 	cfg   Config
 	known *lru.Cache[digest.Digest, []byte] // manifests, indexes, configs
+	// held says which repositories have been seen to hold a digest: what one has, another
+	// need not have, or not for everybody.
+	held *lru.Cache[string, struct{}]
 }
 
 const (
@@ -50,7 +53,11 @@ func New(cfg Config) *Source {
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	return &Source{cfg: cfg, known: known}
+	held, err := lru.New[string, struct{}](knownBlobs)
+	if err != nil {
+		panic(err)
+	}
+	return &Source{cfg: cfg, known: known, held: held}
 }
 
 // A Resolved is an image pinned for one platform.
@@ -137,7 +144,7 @@ func (s *Source) Ref(ctx context.Context, r *Resolved, log *progress.Log) (*snap
 // fromRegistry pins what the registry has under the name.
 func (s *Source) fromRegistry(ctx context.Context, g bksession.Group, named reference.Named, want ocispec.Platform) (*Resolved, error) {
 	var top ocispec.Descriptor
-	if d, ok := named.(reference.Digested); ok {
+	if d, ok := named.(reference.Digested); ok && s.held.Contains(named.Name()+"@"+d.Digest().String()) {
 		if b, ok := s.known.Get(d.Digest()); ok {
 			if mediaType, err := mediaTypeOf(b); err == nil {
 				top = ocispec.Descriptor{MediaType: mediaType, Digest: d.Digest(), Size: int64(len(b))}
@@ -149,6 +156,7 @@ func (s *Source) fromRegistry(ctx context.Context, g bksession.Group, named refe
 		if _, top, err = s.cfg.Registry.Resolve(ctx, g, named.String()); err != nil {
 			return nil, err
 		}
+		s.held.Add(named.Name()+"@"+top.Digest.String(), struct{}{})
 	}
 	p := &picker{
 		name: reference.FamiliarString(named),
