@@ -170,7 +170,9 @@ type request struct {
 	// compatibility is the version of BuildKit's behaviour that the client wants; 0 is the
 	// newest.
 	compatibility int64
-	internal      bool // for the client's own purposes
+	// chosenLate says that the client wants to name exporters when the result is known.
+	chosenLate bool
+	internal   bool // for the client's own purposes
 }
 
 func newRequest(req *controlapi.SolveRequest) (*request, error) {
@@ -179,6 +181,7 @@ func newRequest(req *controlapi.SolveRequest) (*request, error) {
 		definition: req.GetDefinition(), inputs: req.GetFrontendInputs(), exporters: req.GetExporters(),
 		imports: req.GetCache().GetImports(), exports: req.GetCache().GetExports(), entitlements: req.GetEntitlements(),
 		policy: req.GetSourcePolicy(), policySession: req.GetSourcePolicySession(), compatibility: req.GetCompatibilityVersion(), internal: req.GetInternal(),
+		chosenLate: req.GetEnableSessionExporter(),
 	}
 	if r.id == "" {
 		return nil, status.Error(codes.InvalidArgument, "the build has no ref: set Ref to a unique id")

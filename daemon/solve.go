@@ -69,6 +69,9 @@ func (d *Daemon) Build(ctx context.Context, r *request) (resp map[string]string,
 		return nil, canceled(ctx, err)
 	}
 	b.verifyPlatforms(ctx, r.attrs, res)
+	if r.chosenLate {
+		b.notice("exporting", "not implemented: exporters that the client names when the result is known; those it named before are used")
+	}
 	resp, err = b.deliver(ctx, exporters, caches, res)
 	if err != nil {
 		return nil, canceled(ctx, err)
