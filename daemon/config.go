@@ -56,8 +56,6 @@ type Config struct {
 	// ProvenanceDir holds JSON files that are added to the provenance of every build; "" is
 	// none.
 	ProvenanceDir string
-	// TraceSocket is where steps and clients may send their OpenTelemetry spans; "" is none.
-	TraceSocket string
 	// GC bounds what the cache keeps; zero values choose from the size of the disk.
 	GC GCConfig
 }

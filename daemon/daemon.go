@@ -97,7 +97,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Daemon, err erro
 	if err != nil {
 		return nil, err
 	}
-	d.registry = registry.New(registry.Config{Hosts: cfg.Registries, Parallel: cfg.RegistryConcurrency}, d.sessions.BuildKit())
+	d.registry = registry.New(registry.Config{Hosts: cfg.Registries, Parallel: cfg.RegistryConcurrency, AskTimeout: cfg.SessionAuthTimeout}, d.sessions.BuildKit())
 	d.store, err = snapshot.Open(ctx, snapshot.Config{Root: cfg.Root, Snapshotter: cfg.Snapshotter, Fetch: d.registry.Open})
 	if err != nil {
 		return nil, err

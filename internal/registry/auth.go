@@ -23,8 +23,6 @@ const (
 	// defaultLife is how long a token is good for if its server does not say; see the
 	// distribution token specification.
 	defaultLife = 60 * time.Second
-	// askTimeout bounds one question to a client, which may be asking its user.
-	askTimeout = 60 * time.Second
 	// joinTimeout is how long a session may take to appear.
 	joinTimeout = 5 * time.Second
 )
@@ -32,8 +30,10 @@ const (
 // tokens remembers what registries ask for, and what was shown to them last. Nothing
 // here is written down, and what came from a session is forgotten with it.
 type tokens struct {
-	sm     *bksession.Manager
-	client *http.Client
+	sm *bksession.Manager
+	// timeout bounds one question to a client, which may be asking its user.
+	timeout time.Duration
+	client  *http.Client
 
 	mu         sync.Mutex // guards the maps
 	challenges map[challengeKey]auth.Challenge
@@ -57,9 +57,9 @@ type grant struct {
 	until  time.Time
 }
 
-func newTokens(sm *bksession.Manager, client *http.Client) *tokens {
+func newTokens(sm *bksession.Manager, client *http.Client, timeout time.Duration) *tokens {
 	return &tokens{
-		sm: sm, client: client,
+		sm: sm, client: client, timeout: timeout,
 		challenges: map[challengeKey]auth.Challenge{},
 		granted:    map[grantKey]grant{},
 		asking:     map[askKey]chan struct{}{},
@@ -321,8 +321,12 @@ func (t *tokens) ask(ctx context.Context, ids []string, host string, ch auth.Cha
 // askOne asks one client: for a token if it can fetch one itself, so that the password
 // stays where it is, else for user and password. ok is false if it has nothing.
 func (t *tokens) askOne(ctx context.Context, c bksession.Caller, host string, ch auth.Challenge, scopes []string) (_ grant, ok bool, _ error) {
-	ctx, cancel := context.WithTimeout(c.Context(ctx), askTimeout)
-	defer cancel()
+	ctx = c.Context(ctx)
+	if t.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, t.timeout)
+		defer cancel()
+	}
 	client := sessionauth.NewAuthClient(c.Conn())
 	if ch.Scheme == auth.BearerAuth && c.Supports(sessionauth.Auth_GetTokenAuthority_FullMethodName) {
 		resp, err := client.GetTokenAuthority(ctx, &sessionauth.GetTokenAuthorityRequest{Host: host, Salt: salt()})

@@ -29,6 +29,7 @@ type Config struct {
 	Attempts     int             // tries of one request; 0 means 5
 	Backoff      time.Duration   // wait before the second try, doubled for each further one; 0 means 100 ms
 	Parallel     int             // blobs pushed to one registry at once; 0 means 4
+	AskTimeout   time.Duration   // one question to a client for credentials; 0 means a minute, less none
 }
 
 // Host is what is special about one registry.
@@ -71,6 +72,9 @@ func New(cfg Config, sm *bksession.Manager) *Client {
 	if cfg.Backoff == 0 {
 		cfg.Backoff = 100 * time.Millisecond
 	}
+	if cfg.AskTimeout == 0 {
+		cfg.AskTimeout = time.Minute
+	}
 	if cfg.Parallel == 0 {
 		cfg.Parallel = 4
 	}
@@ -80,7 +84,7 @@ func New(cfg Config, sm *bksession.Manager) *Client {
 		uploads: map[string]*semaphore.Weighted{},
 	}
 	// Token servers are whoever the registry names, so they get the usual transport.
-	c.auth = newTokens(sm, &http.Client{Transport: c.patient(newTransport(nil), cfg.Attempts)})
+	c.auth = newTokens(sm, &http.Client{Transport: c.patient(newTransport(nil), cfg.Attempts)}, cfg.AskTimeout)
 	return c
 }
 

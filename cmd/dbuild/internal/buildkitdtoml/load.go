@@ -117,7 +117,6 @@ func (f *file) apply(cfg *daemon.Config) (none []string, err error) {
 	set(&cfg.DebugAddr, f.GRPC.DebugAddress)
 	cfg.UID, cfg.GID = f.GRPC.UID, f.GRPC.GID
 	cfg.TLS = daemon.TLSConfig{Cert: f.GRPC.TLS.Cert, Key: f.GRPC.TLS.Key, CA: f.GRPC.TLS.CA}
-	set(&cfg.TraceSocket, f.OTEL.SocketPath)
 	cfg.Devices = daemon.DevicesConfig{Disabled: isTrue(f.CDI.Disabled), SpecDirs: f.CDI.SpecDirs, AutoAllowed: f.CDI.AutoAllowed}
 	cfg.History = daemon.HistoryConfig{MaxAge: f.History.MaxAge.Duration, MaxEntries: f.History.MaxEntries}
 	cfg.DNS = daemon.DNSConfig{Nameservers: f.DNS.Nameservers, Options: f.DNS.Options, SearchDomains: f.DNS.SearchDomains}
@@ -245,6 +244,7 @@ func (f *file) ignored() (none []string) {
 	}
 	add(f.ProxyNetwork, "proxyNetwork")
 	add(f.GRPC.SecurityDesc != "", "grpc.securityDescriptor")
+	add(f.OTEL.SocketPath != "", "otel.socketPath")
 	add(f.Cache != nil, "cache")
 	add(f.GHACache != nil, "ghacache")
 	add(f.Compaction != nil, "compaction")

@@ -43,8 +43,6 @@ provenanceEnvDir = "/p.d"
     cert = "/c"
     key = "/k"
     ca = "/a"
-[otel]
-  socketPath = "/t"
 [cdi]
   disabled = true
   specDirs = ["/cdi"]
@@ -97,7 +95,7 @@ provenanceEnvDir = "/p.d"
 	want := daemon.Config{
 		Root: "/var/lib/x", Entitlements: []string{"network.host"}, ProvenanceDir: "/p.d",
 		Log: daemon.LogConfig{Format: "json", Level: "warn"}, Addrs: []string{"tcp://0.0.0.0:1234"}, DebugAddr: "127.0.0.1:6060",
-		UID: &uid, TLS: daemon.TLSConfig{Cert: "/c", Key: "/k", CA: "/a"}, TraceSocket: "/t",
+		UID: &uid, TLS: daemon.TLSConfig{Cert: "/c", Key: "/k", CA: "/a"},
 		Devices: daemon.DevicesConfig{Disabled: true, SpecDirs: []string{"/cdi"}},
 		History: daemon.HistoryConfig{MaxAge: 48 * time.Hour, MaxEntries: &none},
 		DNS:     daemon.DNSConfig{Nameservers: []string{"1.1.1.1"}}, Labels: map[string]string{"a": "b"}, Platforms: []string{"linux/arm64"},
@@ -141,6 +139,8 @@ debug = true
   mirors = []
 [system]
   platformsCacheMaxAge = "1h"
+[otel]
+  socketPath = "/t"
 `)
 	if err != nil {
 		t.Fatal(err)
@@ -150,6 +150,7 @@ debug = true
 		":5: key worker.oci.zzz is not known",
 		":6: key nosuch is not known",
 		":9: key registry.x.mirors is not known; did you mean mirrors?",
+		": otel.socketPath has no effect with dbuild",
 		": system.platformsCacheMaxAge has no effect with dbuild",
 	}
 	if !slices.Equal(warnings, want) {
