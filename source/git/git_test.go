@@ -188,7 +188,7 @@ func TestRefs(t *testing.T) {
 		w.want(Request{Remote: r.url(), Ref: ref}, want[0], map[string]string{"f": want[1]})
 	}
 	for ref, want := range map[string]string{
-		"branch": "contain ref", "nothing": "no ref", "0123456789": "no ref", strings.Repeat("0", 40): "no commit",
+		"branch": "contain ref", "nothing": "contain ref", "0123456789": "contain ref", strings.Repeat("0", 40): "no commit",
 		"-x": "not a ref", "a..b": "not a ref", "--upload-pack=touch /tmp/x": "not a ref",
 	} {
 		p, err := w.src.Pin(t.Context(), nil, Request{Remote: r.url(), Ref: ref}, nil)
