@@ -262,13 +262,18 @@ func (p *place) files() error {
 	return nil
 }
 
-// limitMemory puts this process into a memory control group, if there are any.
-func (p *place) limitMemory() error {
+// memoryGroup is the control group of a leaf and the file in it that has the limit.
+func memoryGroup(tmp string) (dir, limit string) {
 	root, limit := "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
 	if _, err := os.Stat(root); err != nil {
 		root, limit = "/sys/fs/cgroup", "memory.max"
 	}
-	group := filepath.Join(root, filepath.Base(p.Tmp))
+	return filepath.Join(root, filepath.Base(tmp)), limit
+}
+
+// limitMemory puts this process into a memory control group, if there are any.
+func (p *place) limitMemory() error {
+	group, limit := memoryGroup(p.Tmp)
 	if err := os.Mkdir(group, 0o755); err != nil {
 		return nil
 	}

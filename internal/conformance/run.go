@@ -68,6 +68,8 @@ func (r *runner) leaf(ctx context.Context, l leaf) (result, error) {
 		return result{}, err
 	}
 	defer os.RemoveAll(tmp)
+	group, _ := memoryGroup(tmp)
+	defer os.Remove(group) // made inside
 	logFile := filepath.Join(r.logs(), strings.ReplaceAll(l.Package+"/"+l.Name, "/", "+")+".log")
 	if err := os.MkdirAll(filepath.Dir(logFile), 0o755); err != nil {
 		return result{}, err
