@@ -3,10 +3,10 @@ package provenance
 import (
 	"encoding/json"
 	"maps"
+	"time"
 
 	"github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/common"
 	slsa02 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v0.2"
-	slsa1 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v1"
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -18,17 +18,33 @@ const (
 	buildType02 = "https://mobyproject.org/buildkit@v1"
 )
 
+// dependency is what SLSA v1 calls a resource descriptor.
+type dependency struct {
+	URI    string           `json:"uri,omitempty"`
+	Digest common.DigestSet `json:"digest,omitempty"`
+}
+
+type builder struct {
+	ID string `json:"id"`
+}
+
+type buildMetadata struct {
+	InvocationID string     `json:"invocationId,omitempty"`
+	StartedOn    *time.Time `json:"startedOn,omitempty"`
+	FinishedOn   *time.Time `json:"finishedOn,omitempty"`
+}
+
 // document is a predicate of SLSA v1.
 type document struct {
 	BuildDefinition struct {
-		BuildType            string                     `json:"buildType"`
-		ExternalParameters   source                     `json:"externalParameters"`
-		InternalParameters   internal                   `json:"internalParameters"`
-		ResolvedDependencies []slsa1.ResourceDescriptor `json:"resolvedDependencies,omitempty"`
+		BuildType            string       `json:"buildType"`
+		ExternalParameters   source       `json:"externalParameters"`
+		InternalParameters   internal     `json:"internalParameters"`
+		ResolvedDependencies []dependency `json:"resolvedDependencies,omitempty"`
 	} `json:"buildDefinition"`
 	RunDetails struct {
-		Builder  slsa1.Builder `json:"builder"`
-		Metadata metadata      `json:"metadata"`
+		Builder  builder  `json:"builder"`
+		Metadata metadata `json:"metadata"`
 	} `json:"runDetails"`
 }
 
@@ -86,7 +102,7 @@ func beside(env map[string]any, dockerfileVersion string, fields map[string]any)
 }
 
 type metadata struct {
-	slsa1.BuildMetadata
+	buildMetadata
 	BuildKit     buildkit     `json:"buildkit_metadata"`
 	Hermetic     bool         `json:"buildkit_hermetic,omitempty"`
 	Completeness completeness `json:"buildkit_completeness"`

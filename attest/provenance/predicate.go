@@ -6,7 +6,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/attest"
-	slsa1 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v1"
 )
 
 // PredicateType is the type of the predicates that o asks for.
@@ -27,7 +26,7 @@ func (c *Capture) Predicate(o *attest.Provenance) ([]byte, error) {
 	def, run := &d.BuildDefinition, &d.RunDetails
 	def.BuildType = buildType
 	for _, m := range used.Materials {
-		def.ResolvedDependencies = append(def.ResolvedDependencies, slsa1.ResourceDescriptor{URI: m.URI, Digest: m.Digest})
+		def.ResolvedDependencies = append(def.ResolvedDependencies, dependency{URI: m.URI, Digest: m.Digest})
 	}
 	def.ExternalParameters = c.Request.source(o.Max, used.Materials)
 	req := def.ExternalParameters.Request
@@ -44,7 +43,7 @@ func (c *Capture) Predicate(o *attest.Provenance) ([]byte, error) {
 	def.InternalParameters = internal{BuilderPlatform: c.Platform, DockerfileVersion: c.DockerfileVersion, Env: c.Env}
 	run.Builder.ID = o.BuilderID
 	run.Metadata = metadata{
-		BuildMetadata: slsa1.BuildMetadata{InvocationID: c.ID, StartedOn: &c.Started, FinishedOn: &c.Finished},
+		buildMetadata: buildMetadata{InvocationID: c.ID, StartedOn: &c.Started, FinishedOn: &c.Finished},
 		BuildKit:      buildkit{VCS: c.Request.vcs()},
 		Completeness: completeness{
 			Request:              c.Request.Frontend != "" && c.Request.whole(o.Max),

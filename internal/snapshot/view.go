@@ -170,12 +170,6 @@ func (v *View) Open(path string) (io.ReadCloser, error) {
 	return os.OpenFile(host, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 }
 
-// exists says whether path is in the merged tree.
-func (v *View) exists(path string) bool {
-	_, _, err := v.find("lstat", path)
-	return err == nil
-}
-
 // find returns where path is on the host.
 func (v *View) find(op, path string) (string, *unix.Stat_t, error) {
 	path = strings.Trim(path, "/")
