@@ -112,22 +112,9 @@ func FuzzStatus(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		req := &controlapi.StatusRequest{}
-		history := &controlapi.BuildHistoryRequest{}
-		update := &controlapi.UpdateBuildHistoryRequest{}
 		if proto.Unmarshal(b, req) == nil {
 			answers(t, func(ctx context.Context) error {
 				return c.Status(req, &stream[controlapi.StatusResponse]{ctx: ctx})
-			})
-		}
-		if proto.Unmarshal(b, history) == nil {
-			answers(t, func(ctx context.Context) error {
-				return c.ListenBuildHistory(history, &stream[controlapi.BuildHistoryEvent]{ctx: ctx})
-			})
-		}
-		if proto.Unmarshal(b, update) == nil {
-			answers(t, func(ctx context.Context) error {
-				_, err := c.UpdateBuildHistory(ctx, update)
-				return err
 			})
 		}
 	})

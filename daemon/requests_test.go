@@ -186,6 +186,7 @@ func badRequests(t testing.TB) map[string]*controlapi.SolveRequest {
 		"forty diamonds":               def(diamonds(t, 40, nowhere)),
 		"forty diamonds, late":         def(diamonds(t, 40, llb.Local("x", llb.LocalOptions{}, llb.Meta{}))),
 		"too long a chain":             def(chain(t, 12_001, llb.Output{})),
+		"a chain as long as can be":    def(chain(t, 20_000, llb.Output{})),
 		"too many ops":                 def(&pb.Definition{Def: make([][]byte, 30_000)}),
 		"network.host":                 ops(&pb.Op{Op: &pb.Op_Exec{Exec: &pb.ExecOp{Meta: &pb.Meta{Args: []string{"x"}, Cwd: "/"}, Mounts: []*pb.Mount{root()}, Network: pb.NetMode_HOST}}}),
 		"entitlement":                  {Definition: ok, Entitlements: []string{"security.insecure"}},

@@ -68,6 +68,9 @@ func (s *serving) close() {
 	clear(s.containers)
 	s.mu.Unlock()
 	for _, c := range containers {
+		if c == nil {
+			continue // it was reserved by a call that panicked
+		}
 		_ = c.Release(context.WithoutCancel(s.ctx)) // nobody is left to tell
 	}
 }
