@@ -88,7 +88,8 @@ func checkImage(r *image.Resolved, name string, attrs map[string]string) error {
 		return invalid("image %s: checksum %.100q: %v", name, v, err)
 	}
 	if !r.Is(want) {
-		return fmt.Errorf("image %s: digest mismatch %s: %s: %w", name, r.Digest, want, errdefs.ErrFailedPrecondition)
+		// In the words that clients know.
+		return fmt.Errorf("image digest %s for %s does not match expected checksum %s: %w", r.Digest, name, want, errdefs.ErrFailedPrecondition)
 	}
 	return nil
 }

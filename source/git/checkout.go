@@ -264,7 +264,12 @@ func (u *runner) clone(ctx context.Context, repo, dir string, p *Pin, modules bo
 		if u.remote.scheme == "file" {
 			env = tree
 		}
-		if _, err := u.gitIn(ctx, work, env, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"); err != nil {
+		args := []string{"submodule", "--quiet", "update", "--init", "--recursive"}
+		_, err := u.gitIn(ctx, work, env, append(args, "--depth=1")...)
+		if says(err, "shallow", "depth") {
+			_, err = u.gitIn(ctx, work, env, args...)
+		}
+		if err != nil {
 			return err
 		}
 	}

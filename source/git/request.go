@@ -141,7 +141,7 @@ func (r *Request) check() error {
 		return err
 	}
 	if r.Checksum != "" && !hexID.MatchString(r.Checksum) && !shortID.MatchString(r.Checksum) {
-		return fmt.Errorf("%.100q is not a commit id", r.Checksum)
+		return fmt.Errorf("invalid checksum %.100q: expected hex commit hash", r.Checksum)
 	}
 	switch {
 	case r.Bundle != "" && !hexID.MatchString(r.Checksum):

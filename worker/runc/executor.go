@@ -242,7 +242,7 @@ func (e *Executor) run(ctx context.Context, p *Process, watch *Running) (err err
 		return err
 	}
 	defer files.remove()
-	mounts, targets, err := bindMounts(p.Mounts)
+	mounts, targets, err := bindMounts(p.Mounts, p.Cwd)
 	if err != nil {
 		return err
 	}

@@ -11,12 +11,16 @@ import (
 	"github.com/dbuild/dbuild/worker/runc/rootfs"
 )
 
-// bindMounts translates the mounts of a process, and says what each is mounted on.
-func bindMounts(list []Mount) ([]specs.Mount, []rootfs.Target, error) {
+// bindMounts translates the mounts of a process that works in cwd, and says what each is
+// mounted on: a relative target is one in cwd.
+func bindMounts(list []Mount, cwd string) ([]specs.Mount, []rootfs.Target, error) {
 	var mounts []specs.Mount
 	var targets []rootfs.Target
 	for _, m := range list {
 		target := path.Join("/", m.Target)
+		if !path.IsAbs(m.Target) {
+			target = path.Join("/", cwd, m.Target)
+		}
 		if target == "/" {
 			return nil, nil, fmt.Errorf("mount %s: the root file system cannot be mounted over", m.Target)
 		}
