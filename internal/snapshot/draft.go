@@ -23,6 +23,7 @@ type Draft struct {
 	mu      sync.Mutex
 	unmount func() error // of the mount there is, or nil
 	lower   *View        // what was beneath when it was mounted
+	began   time.Time    // when it was first mounted
 	done    bool
 }
 
@@ -69,6 +70,7 @@ func (d *Draft) Mount(ctx context.Context, a Access) (root string, unmount func(
 	lower := d.parent.view(dirs, len(dirs))
 	if d.lower == nil {
 		// The root of an overlay has the attributes of the upper directory.
+		d.began = time.Now()
 		if err := copyRootAttributes(lower.roots[0], d.upper); err != nil {
 			return "", nil, err
 		}
@@ -109,7 +111,7 @@ func (d *Draft) Commit(ctx context.Context) (*Ref, error) {
 		return nil, err
 	}
 	if d.lower != nil {
-		n := &normaliser{lower: d.lower, opaque: d.s.mnt.xattr() + "opaque"}
+		n := &normaliser{lower: d.lower, opaque: d.s.mnt.xattr() + "opaque", began: d.began}
 		if err := n.run(d.upper); err != nil {
 			return nil, err
 		}

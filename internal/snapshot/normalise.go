@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +23,11 @@ import (
 type normaliser struct {
 	lower  *View
 	opaque string // name of the attribute
+	began  time.Time
 }
+
+// clockGrain is how much the time of a file may lie before that of the clock.
+const clockGrain = 20 * time.Millisecond
 
 func (n *normaliser) run(upper string) error {
 	if _, err := n.walk(upper, "", true); err != nil {
@@ -94,8 +99,11 @@ func (n *normaliser) directory(path, rel, host string, below *unix.Stat_t) (keep
 	if err := unix.Lstat(path, &st); err != nil {
 		return true, &os.PathError{Op: "lstat", Path: path, Err: err}
 	}
-	// The time of a directory in which something was for a while does not count.
-	st.Mtim = below.Mtim
+	// A directory in which something was for a while has the time of that, which does not
+	// count. Another time was set on purpose.
+	if time.Unix(st.Mtim.Unix()).After(n.began.Add(-clockGrain)) {
+		st.Mtim = below.Mtim
+	}
 	same, err := sameAttributes(path, host, &st, below)
 	return !same, err
 }

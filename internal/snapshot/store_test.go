@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/internal/registry"
@@ -239,7 +240,7 @@ func tarNames(t testing.TB, r io.Reader) []string {
 func TestLayerHasOnlyChanges(t *testing.T) {
 	s := open(t, "overlay")
 	base := s.layer(nil, func(root string) {
-		for _, d := range []string{"brief/below", "mode", "attr", "again/kept", "renewed"} {
+		for _, d := range []string{"brief/below", "mode", "attr", "again/kept", "renewed", "stamped"} {
 			must(t, os.MkdirAll(root+"/"+d, 0o755))
 		}
 		write(t, root+"/again/gone", "g")
@@ -257,6 +258,7 @@ func TestLayerHasOnlyChanges(t *testing.T) {
 		must(t, os.Remove(root+"/renewed"))
 		must(t, os.Mkdir(root+"/renewed", 0o755))
 		must(t, os.Mkdir(root+"/new", 0o755))
+		must(t, os.Chtimes(root+"/stamped", time.Unix(1234567890, 0), time.Unix(1234567890, 0)))
 		must(t, os.Rename(root+"/moved", root+"/there"))
 		must(t, os.Rename(root+"/there", root+"/moved"))
 		st, err := os.Stat(root + "/rewritten")
@@ -272,12 +274,12 @@ func TestLayerHasOnlyChanges(t *testing.T) {
 		}
 		return err
 	}))
-	if want := []string{"again", "again/gone", "again/kept", "again/kept/gone", "attr", "mode", "new", "rewritten"}; !slices.Equal(got, want) {
+	if want := []string{"again", "again/gone", "again/kept", "again/kept/gone", "attr", "mode", "new", "rewritten", "stamped"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	same(t, "mount", s.mounted(top), []string{
 		"again drwxr-xr-x 0:0", "again/kept drwxr-xr-x 0:0", `attr drwxr-xr-x 0:0 user.mark="m"`, "brief drwxr-xr-x 0:0",
-		"brief/below drwxr-xr-x 0:0", "mode drwx------ 0:0", `moved -rw-r--r-- 0:0 "m"`, "new drwxr-xr-x 0:0", "renewed drwxr-xr-x 0:0", `rewritten -rw-r--r-- 0:0 "R"`,
+		"brief/below drwxr-xr-x 0:0", "mode drwx------ 0:0", `moved -rw-r--r-- 0:0 "m"`, "new drwxr-xr-x 0:0", "renewed drwxr-xr-x 0:0", `rewritten -rw-r--r-- 0:0 "R"`, "stamped drwxr-xr-x 0:0",
 	})
 	// What the layer removed is gone; what another layer has in its place is not.
 	other := s.layer(nil, func(root string) {
