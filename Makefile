@@ -39,6 +39,11 @@ unit: build-deps
 e2e: build tools
 	DBUILD_BIN=$(BIN)/dbuild DBUILD_TOOLS=$(TOOLS) $(GO) test -race -tags $(TAGS) -timeout 20m -count 1 ./internal/e2e/...
 
+# soak begins BUILDS builds at once and compares what the daemon takes before and after.
+BUILDS ?= 1000
+soak: build demo-deps
+	DBUILD_BIN=$(BIN)/dbuild $(GO) test -tags $(TAGS) -count 1 -v -run '^TestSoak$$' ./internal/e2e -soak $(BUILDS)
+
 # bench runs the same builds with dbuild and with a stock buildkitd in turn and prints
 # the ratios. RUNS and ONLY narrow it: make bench ONLY=a10,b20 RUNS=3
 bench: build tools demo-deps

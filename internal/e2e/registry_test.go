@@ -27,16 +27,24 @@ type registry struct {
 	gets []string
 }
 
+// freeAddr is an address of this machine on which nothing listens.
+func freeAddr() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
 func newRegistry(dir string) (*registry, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	backend, err := freeAddr()
 	if err != nil {
 		return nil, err
 	}
-	backend := l.Addr().String()
-	l.Close()
 	conf := filepath.Join(dir, "config.yml")
 	yml := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %s}\n", filepath.Join(dir, "data"), backend)
 	if err := os.WriteFile(conf, []byte(yml), 0o644); err != nil {
