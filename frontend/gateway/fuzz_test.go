@@ -29,7 +29,7 @@ func (echo) Start(_ context.Context, p frontend.Process) (frontend.Running, erro
 	go func() {
 		defer close(r.ended)
 		if p.Stdin != nil {
-			var out io.Writer = io.Discard
+			out := io.Discard
 			if p.Stdout != nil {
 				out = p.Stdout
 			}
