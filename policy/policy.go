@@ -18,6 +18,9 @@ import (
 // maxConversions is how often one source may be converted.
 const maxConversions = 20
 
+// maxIdentifier bounds what a source is called, in bytes: a conversion may double it.
+const maxIdentifier = 4096
+
 // ErrDenied is what refused sources are, by errors.Is. The text is known to clients.
 var ErrDenied = errors.New("source denied by policy")
 
@@ -166,6 +169,9 @@ func (p *Policy) one(ctx context.Context, op *pb.SourceOp, platform *pb.Platform
 // rules applies the rules to a source.
 func (p *Policy) rules(op *pb.SourceOp) (*pb.SourceOp, error) {
 	for n := 0; ; n++ {
+		if len(op.Identifier) > maxIdentifier && n > 0 {
+			return nil, invalid("source policy: a conversion makes an identifier of %d bytes, more than %d", len(op.Identifier), maxIdentifier)
+		}
 		id := canonical(op.Identifier)
 		next := op
 		for _, list := range p.lists {
