@@ -16,50 +16,65 @@ import (
 )
 
 func TestScripts(t *testing.T) {
-	bin, tools := os.Getenv("DBUILD_BIN"), os.Getenv("DBUILD_TOOLS")
-	if bin == "" || tools == "" {
-		t.Fatal("DBUILD_BIN and DBUILD_TOOLS name what is tested: run `make e2e`")
-	}
+	bin, tools := programs(t)
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("..", "..", "testdata", "script"),
 		Setup: func(env *testscript.Env) error {
-			// Sockets need short paths.
-			dir, err := os.MkdirTemp("", "dbe2e")
-			if err != nil {
-				return err
-			}
-			s := &state{dir: dir, bin: bin}
-			env.Values[stateKey{}] = s
-			env.Values[digestsKey{}] = map[string]string{}
-			env.Defer(s.close)
-			env.Setenv("TOOLS", tools)
-			env.Setenv("STATE", filepath.Join(dir, "state"))
-			env.Setenv("DBUILD_HOST", "unix://"+s.socket())
-			env.Setenv("PATH", filepath.Dir(bin)+":"+tools+":"+os.Getenv("PATH"))
-			env.Setenv("HOME", filepath.Join(dir, "home"))
-			env.Setenv("BUILDKIT_PROGRESS", "plain")
-			return os.MkdirAll(filepath.Join(dir, "home"), 0o700)
+			_, err := setUp(env, bin, tools)
+			return err
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"daemon":      cmdDaemon,
-			"kill-daemon": cmdKillDaemon,
-			"stop-daemon": cmdStopDaemon,
-			"base":        cmdBase,
-			"registry":    cmdRegistry,
-			"layer-gets":  cmdLayerGets,
-			"status":      cmdStatus,
-			"wait-for":    cmdWaitFor,
-			"same":        cmdSame,
-			"flip":        cmdFlip,
-			"interrupt":   cmdInterrupt,
-			"smalldisk":   cmdSmallDisk,
-
-			"buildkitd":        cmdBuildkitd,
-			"frontend-program": cmdFrontendProgram,
-			"frontend-build":   cmdFrontendBuild,
-			"frontend-same":    cmdFrontendSame,
-		},
+		Cmds: commands,
 	})
+}
+
+// programs returns what is tested and the directory of the programs to test it with.
+func programs(t *testing.T) (bin, tools string) {
+	bin, tools = os.Getenv("DBUILD_BIN"), os.Getenv("DBUILD_TOOLS")
+	if bin == "" || tools == "" {
+		t.Fatal("DBUILD_BIN and DBUILD_TOOLS name what is tested: run `make e2e`")
+	}
+	return bin, tools
+}
+
+// setUp makes the surroundings of one script.
+func setUp(env *testscript.Env, bin, tools string) (*state, error) {
+	s, err := newState(bin)
+	if err != nil {
+		return nil, err
+	}
+	env.Values[stateKey{}] = s
+	env.Values[digestsKey{}] = map[string]string{}
+	env.Defer(s.close)
+	env.Setenv("TOOLS", tools)
+	env.Setenv("STATE", s.root())
+	env.Setenv("DBUILD_HOST", s.addr())
+	env.Setenv("PATH", filepath.Dir(bin)+":"+tools+":"+os.Getenv("PATH"))
+	env.Setenv("HOME", s.home())
+	env.Setenv("BUILDKIT_PROGRESS", "plain")
+	return s, nil
+}
+
+// commands are what scripts can do beside testscript's own commands.
+var commands = map[string]func(*testscript.TestScript, bool, []string){
+	"daemon":      cmdDaemon,
+	"kill-daemon": cmdKillDaemon,
+	"stop-daemon": cmdStopDaemon,
+	"base":        cmdBase,
+	"registry":    cmdRegistry,
+	"layer-gets":  cmdLayerGets,
+	"status":      cmdStatus,
+	"wait-for":    cmdWaitFor,
+	"same":        cmdSame,
+	"flip":        cmdFlip,
+	"interrupt":   cmdInterrupt,
+	"smalldisk":   cmdSmallDisk,
+	"build":       cmdBuild,
+	"image":       cmdImage,
+
+	"buildkitd":        cmdBuildkitd,
+	"frontend-program": cmdFrontendProgram,
+	"frontend-build":   cmdFrontendBuild,
+	"frontend-same":    cmdFrontendSame,
 }
 
 type stateKey struct{}
@@ -73,7 +88,19 @@ type state struct {
 	mounts   []string
 }
 
-func (s *state) socket() string { return filepath.Join(s.dir, "d.sock") }
+func newState(bin string) (*state, error) {
+	// Sockets need short paths.
+	dir, err := os.MkdirTemp("", "dbe2e")
+	if err != nil {
+		return nil, err
+	}
+	s := &state{dir: dir, bin: bin}
+	return s, os.Mkdir(s.home(), 0o700)
+}
+
+func (s *state) root() string { return filepath.Join(s.dir, "state") }
+func (s *state) home() string { return filepath.Join(s.dir, "home") }
+func (s *state) addr() string { return "unix://" + filepath.Join(s.dir, "d.sock") }
 
 func (s *state) close() {
 	if s.daemon != nil {
@@ -88,6 +115,30 @@ func (s *state) close() {
 	os.RemoveAll(s.dir)
 }
 
+// start starts a daemon, with more flags if given, and waits until it answers.
+func (s *state) start(flags ...string) error {
+	log, err := os.OpenFile(filepath.Join(s.dir, "daemon.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	s.log = log
+	s.daemon = exec.Command(s.bin, append([]string{"daemon", "--root", s.root(), "--addr", s.addr()}, flags...)...)
+	s.daemon.Stdout, s.daemon.Stderr = log, log
+	s.daemon.Env = append(os.Environ(), "HOME="+s.home())
+	if err := s.daemon.Start(); err != nil {
+		s.daemon = nil
+		return err
+	}
+	ok := eventually(15*time.Second, func() bool {
+		return exec.Command(s.bin, "--addr", s.addr(), "debug", "workers").Run() == nil
+	})
+	if !ok {
+		b, _ := os.ReadFile(log.Name())
+		return fmt.Errorf("the daemon does not answer:\n%s", b)
+	}
+	return nil
+}
+
 func (s *state) stop(sig syscall.Signal) error {
 	d := s.daemon
 	s.daemon = nil
@@ -99,27 +150,14 @@ func (s *state) stop(sig syscall.Signal) error {
 
 func get(ts *testscript.TestScript) *state { return ts.Value(stateKey{}).(*state) }
 
-// cmdDaemon starts the script's daemon, with more flags if given, and waits until it
-// answers.
+// cmdDaemon starts a daemon of the script's own, with more flags if given.
 func cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	s := get(ts)
 	if s.daemon != nil || neg {
 		ts.Fatalf("usage: daemon [FLAG ...], once")
 	}
-	log, err := os.OpenFile(filepath.Join(s.dir, "daemon.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	ts.Check(err)
-	s.log = log
-	s.daemon = exec.Command(s.bin, append([]string{"daemon", "--root", ts.Getenv("STATE"), "--addr", "unix://" + s.socket()}, args...)...)
-	s.daemon.Stdout, s.daemon.Stderr = log, log
-	s.daemon.Env = append(os.Environ(), "HOME="+ts.Getenv("HOME"))
-	ts.Check(s.daemon.Start())
-	ok := eventually(15*time.Second, func() bool {
-		return exec.Command(s.bin, "--addr", "unix://"+s.socket(), "debug", "workers").Run() == nil
-	})
-	if !ok {
-		b, _ := os.ReadFile(log.Name())
-		ts.Fatalf("the daemon does not answer:\n%s", b)
-	}
+	ts.Check(s.start(args...))
+	ts.Setenv("DBUILD_HOST", s.addr())
 }
 
 func cmdKillDaemon(ts *testscript.TestScript, _ bool, _ []string) {
@@ -130,23 +168,34 @@ func cmdStopDaemon(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(get(ts).stop(syscall.SIGTERM))
 }
 
-// cmdBase makes the image "base" from Debian's static busybox.
+// cmdBase makes the image "base", or of another name.
 func cmdBase(ts *testscript.TestScript, _ bool, args []string) {
 	dir := filepath.Join(get(ts).dir, "base")
-	ts.Check(os.MkdirAll(dir, 0o755))
-	bb, err := os.ReadFile("/bin/busybox")
-	ts.Check(err)
-	ts.Check(os.WriteFile(filepath.Join(dir, "busybox"), bb, 0o755))
-	ts.Check(os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(`FROM scratch
-COPY busybox /bin/busybox
-RUN ["/bin/busybox", "--install", "-s", "/bin"]
-RUN mkdir -p /etc /tmp /root && printf 'root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n' > /etc/passwd && printf 'root:x:0:\nusers:x:1000:\n' > /etc/group
-`), 0o644))
+	ts.Check(writeBase(dir))
 	name := "base"
 	if len(args) > 0 {
 		name = args[0]
 	}
 	ts.Check(ts.Exec("dbuild", "-q", "-t", name, dir))
+}
+
+// writeBase makes a build context of Debian's static busybox.
+func writeBase(dir string) error {
+	bb, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "busybox"), bb, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(`FROM scratch
+COPY busybox /bin/busybox
+RUN ["/bin/busybox", "--install", "-s", "/bin"]
+RUN mkdir -p /etc /tmp /root && printf 'root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n' > /etc/passwd && printf 'root:x:0:\nusers:x:1000:\n' > /etc/group
+`), 0o644)
 }
 
 // cmdStatus runs a command and checks its exit status: status 2 dbuild --nope
