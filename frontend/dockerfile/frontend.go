@@ -167,7 +167,7 @@ func (l *loader) convert(ctx context.Context) ([]*Platform, error) {
 	if err != nil {
 		return nil, err
 	}
-	file, err := instruction.Parse(l.data)
+	file, err := l.parse()
 	if err != nil {
 		lintParsed(lint, file)
 		l.warn(ctx, lint)

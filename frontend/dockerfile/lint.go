@@ -173,7 +173,7 @@ func (l *loader) lintAll(ctx context.Context) (*frontend.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	file, err := instruction.Parse(l.data)
+	file, err := l.parse()
 	if err != nil {
 		lintParsed(lint, file)
 	} else {

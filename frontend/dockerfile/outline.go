@@ -46,7 +46,7 @@ type outlineCache struct {
 
 // outline answers the subrequest for the parameters of a build.
 func (l *loader) outline(ctx context.Context) (*frontend.Result, error) {
-	file, err := instruction.Parse(l.data)
+	file, err := l.parse()
 	if err != nil {
 		return nil, err
 	}

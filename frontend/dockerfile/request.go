@@ -46,7 +46,7 @@ func checkCaps(demands string) (forward bool, err error) {
 func (l *loader) subrequest(ctx context.Context, id string) (*frontend.Result, error) {
 	switch id {
 	case "frontend.convertllb":
-		file, err := instruction.Parse(l.data)
+		file, err := l.parse()
 		if err != nil {
 			return nil, err
 		}
@@ -58,7 +58,7 @@ func (l *loader) subrequest(ctx context.Context, id string) (*frontend.Result, e
 	case "frontend.outline":
 		return l.outline(ctx)
 	case "frontend.targets":
-		file, err := instruction.Parse(l.data)
+		file, err := l.parse()
 		if err != nil {
 			return nil, err
 		}

@@ -1,7 +1,6 @@
 package instruction
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -17,7 +16,7 @@ func Parse(data []byte) (*File, error) {
 	if len(data) == 0 {
 		return nil, errors.New("the Dockerfile cannot be empty")
 	}
-	res, err := parser.Parse(bytes.NewReader(data))
+	res, err := parseNodes(data)
 	if err != nil {
 		var at *parser.LocationError
 		if errors.As(err, &at) && len(at.Locations) > 0 && len(at.Locations[0]) > 0 {
@@ -58,7 +57,7 @@ func Parse(data []byte) (*File, error) {
 // ParseTrigger reads the text of an ONBUILD. The instruction is placed at ranges, the
 // FROM that brought it in.
 func ParseTrigger(text string, ranges []parser.Range) (Instruction, error) {
-	res, err := parser.Parse(strings.NewReader(text))
+	res, err := parseNodes([]byte(text))
 	if err != nil {
 		return nil, parser.SetLocation(fmt.Errorf("onbuild trigger %q: %w", text, err), ranges)
 	}
@@ -103,7 +102,11 @@ func fromNode(n *parser.Node, escape rune) (Instruction, error) {
 	if !ok {
 		return nil, Suggest(fmt.Errorf("unknown instruction: %s", n.Value), n.Value, keywords(n.Value))
 	}
-	return parse(&request{
+	return parse(newRequest(n, escape))
+}
+
+func newRequest(n *parser.Node, escape rune) *request {
+	return &request{
 		Pos: &Pos{
 			Keyword:  n.Value,
 			Source:   strings.TrimSpace(n.Original),
@@ -116,7 +119,7 @@ func fromNode(n *parser.Node, escape rune) (Instruction, error) {
 		json:     n.Attributes["json"],
 		heredocs: n.Heredocs,
 		escape:   escape,
-	})
+	}
 }
 
 // operands flattens the list behind a node; the operand of ONBUILD is a node of its own.

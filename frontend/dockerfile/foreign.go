@@ -1,0 +1,63 @@
+package dockerfile
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+
+	"github.com/dbuild/dbuild/frontend/dockerfile/instruction"
+)
+
+// parse reads the Dockerfile. One that declares the syntax of docker/dockerfile has no
+// instructions that only we know: elsewhere that frontend would refuse them.
+func (l *loader) parse() (*instruction.File, error) {
+	file, err := instruction.Parse(l.data)
+	if err != nil {
+		return file, err
+	}
+	for _, s := range file.Stages {
+		for _, in := range s.Body {
+			if err := l.foreign(in); err != nil {
+				return file, parser.WithLocation(fmt.Errorf("dockerfile parse error on line %d: %w", in.At().Line(), err), in.At().Ranges)
+			}
+		}
+	}
+	return file, nil
+}
+
+// foreign is the error of an instruction that is not in the syntax that was declared.
+func (l *loader) foreign(in instruction.Instruction) error {
+	declared := l.declared()
+	if declared == "" {
+		return nil
+	}
+	word := in.At().Keyword
+	switch in := in.(type) {
+	case *instruction.Import, *instruction.Export:
+	case *instruction.OnBuild:
+		if word, _, _ = strings.Cut(in.Trigger, " "); !strings.EqualFold(word, "import") && !strings.EqualFold(word, "export") {
+			return nil
+		}
+	default:
+		return nil
+	}
+	return fmt.Errorf("unknown instruction: %s: it is dbuild's and not in the syntax %s: to build with dbuild, remove the syntax line or change it", word, declared)
+}
+
+// declared is the syntax of docker/dockerfile that the user or the file asks for, or "".
+func (l *loader) declared() string {
+	source := ""
+	if v, ok := l.opts.raw["cmdline"]; ok {
+		source = v
+	} else if v, ok := l.opts.raw[optSyntax]; ok {
+		source = v
+	} else {
+		source, _, _, _ = parser.DetectSyntax(l.data)
+	}
+	source, _, _ = strings.Cut(strings.TrimSpace(source), " ")
+	if source == "dockerfile.v0" || !Builtin(source) {
+		return ""
+	}
+	return source
+}
