@@ -15,11 +15,11 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/solver/pb"
-	"github.com/moby/patternmatcher/ignorefile"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/frontend/sbom"
+	"github.com/dbuild/dbuild/internal/ignore"
 	"github.com/dbuild/dbuild/llb"
 )
 
@@ -27,7 +27,6 @@ const (
 	contextLocal    = "context"
 	dockerfileLocal = "dockerfile"
 	dockerfileName  = "Dockerfile"
-	ignoreName      = ".dockerignore"
 
 	// maxFile bounds the Dockerfile and the ignore file, which are held in memory.
 	maxFile = 16 << 20
@@ -51,17 +50,11 @@ type loader struct {
 	scanner    *sbom.Scanner // nil: the client wants no list of packages
 	beyond     error         // what the request demands that we cannot do, if another frontend can
 
-	ignoreMu sync.Mutex  // held while it is read
-	ignore   *ignoreFile // nil until read
+	ignoreMu sync.Mutex   // held while it is read
+	ignore   *ignore.File // nil until read
 
 	imagesMu sync.Mutex
 	images   map[string]*imageFlight
-}
-
-// An ignoreFile is read from name; patterns are empty if there is none.
-type ignoreFile struct {
-	name     string
-	patterns []string
 }
 
 // remote reports whether the build context is not a directory of the client.
@@ -187,7 +180,7 @@ func (l *loader) readDockerfile(ctx context.Context) error {
 	if _, forced := l.opts.raw["dockerfilekey"]; l.dockerfile != nil && !forced {
 		src = *l.dockerfile
 	} else {
-		names := []string{l.filename, l.filename + ignoreName}
+		names := []string{l.filename, l.filename + ignore.Name}
 		if base == dockerfileName {
 			names = append(names, lower)
 		}
@@ -211,12 +204,12 @@ func (l *loader) readDockerfile(ctx context.Context) error {
 		return fmt.Errorf("read %s: %w", l.filename, err)
 	}
 	l.info = &pb.SourceInfo{Filename: l.filename, Data: l.data, Language: "Dockerfile", Definition: def}
-	ignore, err := readSmall(ctx, ref, l.filename+ignoreName)
+	text, err := readSmall(ctx, ref, l.filename+ignore.Name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err == nil {
-		l.ignore, err = parseIgnore(l.filename+ignoreName, ignore)
+		l.ignore, err = ignore.Parse(l.filename+ignore.Name, text)
 	}
 	return err
 }
@@ -233,29 +226,28 @@ func readSmall(ctx context.Context, ref frontend.Ref, name string) ([]byte, erro
 	return data, err
 }
 
-func parseIgnore(name string, data []byte) (*ignoreFile, error) {
-	patterns, err := ignorefile.ReadAll(bytes.NewReader(data))
+// readIgnore reads the ignore file of a local directory.
+func (l *loader) readIgnore(ctx context.Context, dir localDir, name string) (*ignore.File, error) {
+	dir.hint += "-" + ignore.Name
+	ref, err := l.solve(ctx, dir.files([]string{ignore.Name, ignore.Alternative}, name))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, err
 	}
-	return &ignoreFile{name: name, patterns: patterns}, nil
+	return ignoreIn(ctx, ref)
 }
 
-// readIgnore reads the ignore file of a local directory.
-func (l *loader) readIgnore(ctx context.Context, dir localDir, name string) (*ignoreFile, error) {
-	dir.hint += "-" + ignoreName
-	ref, err := l.solve(ctx, dir.files([]string{ignoreName}, name))
-	if err != nil {
-		return nil, err
+// ignoreIn reads the ignore file in the root of a context.
+func ignoreIn(ctx context.Context, ref frontend.Ref) (*ignore.File, error) {
+	for _, name := range []string{ignore.Name, ignore.Alternative} {
+		data, err := readSmall(ctx, ref, name)
+		if err == nil {
+			return ignore.Parse(name, data)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
-	data, err := readSmall(ctx, ref, ignoreName)
-	if errors.Is(err, fs.ErrNotExist) {
-		return &ignoreFile{name: ignoreName}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return parseIgnore(ignoreName, data)
+	return &ignore.File{}, nil
 }
 
 // mainContext is the build context, of which the paths that follow returns are read.
@@ -267,7 +259,7 @@ func (l *loader) mainContext(ctx context.Context, follow func() []string) (outpu
 		return output{}, err
 	}
 	dir := l.contextDir()
-	dir.exclude = l.ignore.patterns
+	dir.exclude = l.ignore.Patterns()
 	return dir.source(follow, "[internal] load build context"), nil
 }
 
@@ -285,9 +277,9 @@ func (l *loader) loadIgnore(ctx context.Context) error {
 	if l.ignore != nil {
 		return nil
 	}
-	ignore, err := l.readIgnore(ctx, l.contextDir(), "[internal] load "+ignoreName)
+	f, err := l.readIgnore(ctx, l.contextDir(), "[internal] load "+ignore.Name)
 	if err == nil {
-		l.ignore = ignore
+		l.ignore = f
 	}
 	return err
 }

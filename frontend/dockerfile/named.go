@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/dbuild/dbuild/frontend"
+	"github.com/dbuild/dbuild/internal/ignore"
 	"github.com/dbuild/dbuild/llb"
 )
 
@@ -96,11 +97,11 @@ func (c *namedContext) load(ctx context.Context, follow func() []string) (*loade
 	case "local":
 		name := strings.TrimPrefix(c.value, "local:")
 		dir := localDir{name: name, session: c.b.opts.session(name), hint: "context:" + c.key}
-		ignore, err := c.b.loader.readIgnore(ctx, dir, "[context "+c.key+"] load "+ignoreName)
+		ignored, err := c.b.loader.readIgnore(ctx, dir, "[context "+c.key+"] load "+ignore.Name)
 		if err != nil {
 			return nil, err
 		}
-		dir.exclude = ignore.patterns
+		dir.exclude = ignored.Patterns()
 		dir.hint += "-" + c.b.opts.raw["sharedkey:localdir:"+c.key]
 		l.out = dir.source(follow, "[context "+c.key+"] load from client")
 		return l, nil

@@ -257,7 +257,7 @@ func (b *build) lintIgnored(at *instruction.Pos, src string) {
 	}
 	src = path.Clean(src)
 	if src == "." || src == "/" {
-		if !slices.ContainsFunc(b.loader.ignore.patterns, func(p string) bool { return p == "*" || p == "**" || p == "**/*" }) {
+		if !slices.ContainsFunc(b.loader.ignore.Patterns(), func(p string) bool { return p == "*" || p == "**" || p == "**/*" }) {
 			return
 		}
 	}
@@ -268,9 +268,9 @@ func (b *build) lintIgnored(at *instruction.Pos, src string) {
 }
 
 func (b *build) ignored() (*patternmatcher.PatternMatcher, error) {
-	if b.matcher == nil && len(b.loader.ignore.patterns) > 0 {
+	if b.matcher == nil && len(b.loader.ignore.Patterns()) > 0 {
 		var err error
-		if b.matcher, err = patternmatcher.New(b.loader.ignore.patterns); err != nil {
+		if b.matcher, err = patternmatcher.New(b.loader.ignore.Patterns()); err != nil {
 			return nil, err
 		}
 	}
