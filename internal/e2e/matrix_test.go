@@ -21,7 +21,7 @@ func TestMatrix(t *testing.T) {
 	shared, err := newState(bin)
 	check(t, err)
 	t.Cleanup(shared.close)
-	check(t, shared.start())
+	check(t, shared.start("--allow", "network.host", "--allow", "security.insecure"))
 	base := filepath.Join(shared.dir, "base")
 	check(t, writeBase(base))
 	if out, err := exec.Command(bin, "--addr", shared.addr(), "-q", "-t", "base", base).CombinedOutput(); err != nil {
