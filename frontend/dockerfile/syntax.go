@@ -47,6 +47,9 @@ func (l *loader) syntax() (syntax, bool) {
 		return syntax{source: source, cmdline: v}, !Builtin(source)
 	}
 	source, cmdline, at, ok := parser.DetectSyntax(l.data)
+	if len(at) > 0 && at[0].Start.Line == 0 { // JSON, of which the parser counts from 0
+		at[0].Start.Line, at[0].End.Line = 1, 1
+	}
 	return syntax{source, cmdline, at}, ok && !Builtin(source)
 }
 

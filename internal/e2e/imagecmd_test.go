@@ -206,7 +206,7 @@ func checkList(_ *testscript.TestScript, img *image, args []string) error {
 
 func equal(what, got, want string) error {
 	if got != want {
-		return fmt.Errorf("%s: got %q, want %q", what, got, want)
+		return fmt.Errorf("%s: got %.1000q, want %.1000q", what, got, want)
 	}
 	return nil
 }

@@ -18,11 +18,7 @@ func Parse(data []byte) (*File, error) {
 	}
 	res, err := parseNodes(data)
 	if err != nil {
-		var at *parser.LocationError
-		if errors.As(err, &at) && len(at.Locations) > 0 && len(at.Locations[0]) > 0 {
-			return nil, parseError(err, at.Locations[0])
-		}
-		return nil, err
+		return nil, syntaxError(data, err)
 	}
 	f := &File{Escape: res.EscapeToken, Warnings: res.Warnings}
 	for _, n := range res.AST.Children {
