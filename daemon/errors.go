@@ -36,12 +36,17 @@ func toStatus(err error) error {
 }
 
 // asBuildKit says that a file is not there as programs expect it: by the way in which
-// BuildKit finds that out.
+// BuildKit finds that out. What people want to know comes behind it.
 func asBuildKit(m *worker.MissingError) string {
-	if m.Copying {
-		return strings.Replace(m.Error(), fmt.Sprintf("%q: not found", m.Path), "lstat "+m.Path+": no such file or directory", 1)
+	fact := fmt.Sprintf("%q: not found", m.Path)
+	said, ok := strings.CutPrefix(m.Error(), fact)
+	if !ok {
+		said = ": " + m.Error()
 	}
-	return "failed to compute cache key: failed to calculate checksum of ref input: " + m.Error()
+	if m.Copying {
+		return "lstat " + m.Path + ": no such file or directory" + said
+	}
+	return "failed to compute cache key: failed to calculate checksum of ref input: " + fact + said
 }
 
 // locate adds to err the place in the source that the failing vertex comes from, and

@@ -20,16 +20,17 @@ import (
 
 // execOp runs a process in a container.
 type execOp struct {
-	w         *Worker
-	op        *pb.ExecOp
-	id        solver.ID
-	inputs    int
-	outputs   int
-	name      string
-	resources *pb.LinuxResources
-	devices   []string // full names
-	foreign   string   // the platform, if nothing here runs it
-	anew      bool     // cache mounts start empty
+	w           *Worker
+	op          *pb.ExecOp
+	id          solver.ID
+	inputs      int
+	outputs     int
+	name        string
+	resources   *pb.LinuxResources
+	description map[string]string
+	devices     []string // full names
+	foreign     string   // the platform, if nothing here runs it
+	anew        bool     // cache mounts start empty
 }
 
 // ExecError says that a process of the build failed.
@@ -53,7 +54,7 @@ func (e *ExecError) Unwrap() error { return e.Err }
 
 // newExecOp checks what the loader of the graph cannot: that mounts fit together.
 func newExecOp(w *Worker, v *llb.Vertex, exec *pb.ExecOp, grants DeviceGrants) (*execOp, error) {
-	o := &execOp{w: w, op: exec, inputs: len(v.Inputs), outputs: v.Outputs, name: vertexName(v), resources: v.Meta.GetLinuxResources(), anew: v.Meta.GetIgnoreCache(), foreign: w.foreign(v.Op.Platform)}
+	o := &execOp{w: w, op: exec, inputs: len(v.Inputs), outputs: v.Outputs, name: vertexName(v), resources: v.Meta.GetLinuxResources(), description: v.Meta.GetDescription(), anew: v.Meta.GetIgnoreCache(), foreign: w.foreign(v.Op.Platform)}
 	keyed := exec.CloneVT()
 	keyed.Meta.ProxyEnv = nil // a proxy changes how bytes travel, not what they are
 	var err error
@@ -118,12 +119,14 @@ func (o *execOp) Spec(context.Context, solver.Demand) (solver.Spec, error) {
 			continue
 		}
 		var parts []treehash.Part
+		var reads llb.Reads
 		for _, m := range o.op.Mounts {
 			if input(m) == i {
+				reads = reads.Or(llb.ReadsOf(o.description, m.Dest))
 				parts = append(parts, treehash.Part{Path: m.Selector, FollowLinks: true})
 			}
 		}
-		slots[i] = o.w.contentSlot(i, parts)
+		slots[i] = o.w.contentSlot(i, parts, reads)
 	}
 	return solver.Spec{ID: o.id, Slots: slots}, nil
 }

@@ -7,9 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
-	"strings"
 
-	"github.com/agext/levenshtein"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/internal/treehash"
 	"github.com/dbuild/dbuild/llb"
@@ -27,11 +25,12 @@ type fileOp struct {
 	inputs  int
 	outputs int
 	name    string
+	reads   llb.Reads
 	uses    []int // of the result of each action, by others
 }
 
 func newFileOp(w *Worker, v *llb.Vertex, f *pb.FileOp) (*fileOp, error) {
-	o := &fileOp{w: w, op: f, inputs: len(v.Inputs), outputs: v.Outputs, name: vertexName(v), uses: make([]int, len(f.Actions))}
+	o := &fileOp{w: w, op: f, inputs: len(v.Inputs), outputs: v.Outputs, name: vertexName(v), reads: llb.ReadsOf(v.Meta.GetDescription(), ""), uses: make([]int, len(f.Actions))}
 	id, err := opID("file", v.Op)
 	if err != nil {
 		return nil, err
@@ -115,14 +114,15 @@ func (o *fileOp) Spec(context.Context, solver.Demand) (solver.Spec, error) {
 	slots := make([]solver.Slot, o.inputs)
 	for i := range slots {
 		if parts, ok := o.parts(i); ok {
-			slots[i] = o.w.contentSlot(i, parts)
+			slots[i] = o.w.contentSlot(i, parts, o.reads)
 		}
 	}
 	return solver.Spec{ID: o.id, Slots: slots}, nil
 }
 
-// contentSlot keys input i by the content of parts of it.
-func (w *Worker) contentSlot(i int, parts []treehash.Part) solver.Slot {
+// contentSlot keys input i by the content of parts of it; reads is for the error if one is
+// missing.
+func (w *Worker) contentSlot(i int, parts []treehash.Part, reads llb.Reads) solver.Slot {
 	var ids [][]byte
 	for _, p := range parts {
 		id := p.ID()
@@ -139,7 +139,7 @@ func (w *Worker) contentSlot(i int, parts []treehash.Part) solver.Slot {
 			for _, p := range parts {
 				s, err := treehash.Sum(ctx, tree, p)
 				if err != nil {
-					err = lost(r, missing(ctx, d, err, p.Path, r, tree))
+					err = lost(r, missing(ctx, d, err, p.Path, reads, r, tree))
 					var gone *solver.LostError
 					if ctx.Err() != nil || errors.As(err, &gone) {
 						return solver.Sum{}, err
@@ -268,12 +268,14 @@ func (r *fileRun) action(ctx context.Context, i int, a *pb.FileAction) error {
 func (r *fileRun) absent(ctx context.Context, err error, c *pb.FileActionCopy, from solver.Ref, tree treehash.FS) error {
 	var no *fileop.NotFoundError
 	if errors.As(err, &no) && slices.ContainsFunc(c.RequiredPaths, func(p string) bool { return path.Join("/", p) == no.Path }) {
-		return &MissingError{Path: no.Path}
+		m := &MissingError{Path: no.Path}
+		_ = errors.As(missing(ctx, r.d, fs.ErrNotExist, no.Path, r.op.reads, from, tree), &m)
+		return m
 	}
 	if present(ctx, tree, copied(c)) {
 		return err
 	}
-	err = missing(ctx, r.d, err, c.Src, from, tree)
+	err = missing(ctx, r.d, err, c.Src, r.op.reads, from, tree)
 	var m *MissingError
 	if errors.As(err, &m) {
 		m.Copying = true
@@ -341,89 +343,4 @@ func (r *fileRun) commit(ctx context.Context, s *fileState) (solver.Ref, error) 
 	r.op.w.warm(r.d, snap)
 	s.ref, s.owned = NewRef(snap), true
 	return s.ref, nil
-}
-
-// MissingError says that a file an instruction reads is not there, and why that may be.
-type MissingError struct {
-	Path string
-	Hint string // a sentence, or ""
-	// Copying says that it was found out late: nobody needed the contents to know the step.
-	Copying bool
-}
-
-func (e *MissingError) Error() string {
-	msg := fmt.Sprintf("%q: not found", e.Path)
-	if e.Hint != "" {
-		msg += " (" + e.Hint + ")"
-	}
-	return msg
-}
-
-// Unwrap makes errors.Is(err, fs.ErrNotExist) hold.
-func (e *MissingError) Unwrap() error { return fs.ErrNotExist }
-
-// missing explains why a path of a tree is not there: the ignore pattern that kept it
-// out of a synced directory, or else a name that is nearly the same.
-func missing(ctx context.Context, d solver.Demand, err error, name string, ref solver.Ref, tree treehash.FS) error {
-	if !errors.Is(err, fs.ErrNotExist) || strings.ContainsAny(name, "*?[") {
-		return err
-	}
-	name = "/" + strings.TrimPrefix(name, "/")
-	out := &MissingError{Path: name}
-	var names []string
-	if t, ok := ref.(*TreeRef); ok {
-		if pattern := t.ignoredBy(name); pattern != "" {
-			out.Hint = fmt.Sprintf("it is excluded from the context by the pattern %q of the .dockerignore file", pattern)
-			return out
-		}
-		names, _ = t.all(ctx, d) // without the list there is just no hint
-	} else {
-		names = siblings(tree, name)
-	}
-	if near := nearest(names, name); near != "" {
-		out.Hint = fmt.Sprintf("did you mean %q?", near)
-	}
-	return out
-}
-
-// siblings lists the directory of name.
-func siblings(tree treehash.FS, name string) []string {
-	dir := strings.TrimPrefix(path.Dir(name), "/")
-	resolved, err := treehash.Resolve(tree, dir, true)
-	if err != nil {
-		return nil
-	}
-	names, err := tree.ReadDir(resolved)
-	if err != nil {
-		return nil
-	}
-	for i, n := range names {
-		names[i] = path.Join(dir, n)
-	}
-	return names
-}
-
-// nearest returns the name that is spelled most like want, if any is near.
-func nearest(names []string, want string) string {
-	want = strings.ToLower(want)
-	best, limit := "", 1+len(path.Base(want))/3
-	for _, n := range names {
-		n = "/" + n
-		if n == want || len(n) > len(want)+limit || len(n) < len(want)-limit {
-			continue
-		}
-		if d := levenshtein.Distance(want, strings.ToLower(n), nil); d <= limit {
-			best, limit = n, d-1
-		}
-	}
-	if best != "" {
-		return best
-	}
-	// The same file in another directory is the next best guess.
-	for _, n := range names {
-		if path.Base(n) == path.Base(want) && "/"+n != want {
-			return "/" + n
-		}
-	}
-	return ""
 }

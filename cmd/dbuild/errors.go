@@ -113,8 +113,12 @@ func report(w io.Writer, err error, debug bool) {
 	}
 }
 
-// missingFile is how daemons found out that a file is not there, which is of no use to know.
-var missingFile = regexp.MustCompile(`failed to compute cache key: failed to calculate checksum of ref \S+: `)
+// How daemons found out that a file is not there, which is of no use to know: explained,
+// where it is followed by a sentence that names the instruction.
+var (
+	explained = regexp.MustCompile(`(?:failed to compute cache key: failed to calculate checksum of ref \S+: "[^"]*": not found|lstat \S+: no such file or directory): ((?:COPY|ADD|RUN): )`)
+	missing   = regexp.MustCompile(`failed to compute cache key: failed to calculate checksum of ref \S+: `)
+)
 
 // plainMessage returns the text of err without what the transport has added.
 func plainMessage(err error) string {
@@ -132,7 +136,7 @@ func plainMessage(err error) string {
 			}
 		}
 		if msg == before {
-			return missingFile.ReplaceAllString(msg, "")
+			return missing.ReplaceAllString(explained.ReplaceAllString(msg, "$1"), "")
 		}
 	}
 }

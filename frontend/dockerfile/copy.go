@@ -23,6 +23,7 @@ type transfer struct {
 	instruction.Transfer
 	keyword  string
 	from     output // what Sources are paths in
+	stage    *stage // whose files those are, nil for the build context
 	parents  bool
 	unpack   bool  // archives among local files
 	fetch    *bool // unpack archives among downloads
@@ -37,7 +38,7 @@ type transfer struct {
 func (b *build) copy(s *stage, in *instruction.Copy, from []*stage) error {
 	t := &transfer{Pos: in.Pos, Transfer: in.Transfer, keyword: "COPY", from: b.context, parents: in.Parents}
 	if len(from) > 0 {
-		t.from = from[0].out
+		t.from, t.stage = from[0].out, from[0]
 	}
 	if err := b.transfer(s, t); err != nil {
 		return err
@@ -95,6 +96,8 @@ func (b *build) transfer(s *stage, t *transfer) error {
 		actions = append(actions, t.action(b.inline(doc.Name, 0o644, doc.Data), doc.Name))
 	}
 	meta := b.meta(s, t.Pos, t.name)
+	meta.Description = map[string]string{}
+	b.reads(t.keyword, t.stage, t.Sources...).Describe(meta.Description, "")
 	if t.Link && t.Chmod == "" {
 		b.transferLinked(s, t, actions, meta)
 	} else {
@@ -107,6 +110,7 @@ func (b *build) transfer(s *stage, t *transfer) error {
 func (b *build) transferLinked(s *stage, t *transfer, actions []action, meta llb.Meta) {
 	id := digest.FromString(s.label + "\x00" + t.name).Encoded()[:25]
 	layer, over := meta, meta
+	over.Description = nil
 	layer.Group = &pb.ProgressGroup{Id: id, Name: t.name, Weak: true}
 	over.Group = &pb.ProgressGroup{Id: id, Name: t.name}
 	source := t.Source

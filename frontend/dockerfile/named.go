@@ -29,7 +29,8 @@ type namedContext struct {
 // A loaded context is what it holds, and the image config if it is an image.
 type loadedContext struct {
 	state
-	image *spec.DockerOCIImage
+	image  *spec.DockerOCIImage
+	ignore *ignore.File // of a directory
 }
 
 // namedContext finds the context that a client gave for an image or stage name, or nil.
@@ -101,7 +102,7 @@ func (c *namedContext) load(ctx context.Context, follow func() []string) (*loade
 		if err != nil {
 			return nil, err
 		}
-		dir.exclude = ignored.Patterns()
+		dir.exclude, l.ignore = ignored.Patterns(), ignored
 		dir.hint += "-" + c.b.opts.raw["sharedkey:localdir:"+c.key]
 		l.out = dir.source(follow, "[context "+c.key+"] load from client")
 		return l, nil

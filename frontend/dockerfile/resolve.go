@@ -84,7 +84,7 @@ func (b *build) resolve(ctx context.Context, s *stage, ref reference.Named) erro
 		if err != nil {
 			return err
 		}
-		s.state, s.image = l.state, l.image
+		s.state, s.image, s.ignore = l.state, l.image, l.ignore
 		if l.image == nil {
 			s.image = emptyConfig(b.target)
 			s.platform = &b.target
@@ -114,6 +114,7 @@ func (b *build) resolve(ctx context.Context, s *stage, ref reference.Named) erro
 			l.image = emptyConfig(*platform)
 		}
 		s.state, s.image, s.platform = l.state, l.image, platform
+		s.given, s.ignore = true, l.ignore
 		s.baseImage = cloneConfig(l.image)
 		s.image.Created = nil
 		s.state.setPlatform(*platform)

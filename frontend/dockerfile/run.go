@@ -32,6 +32,7 @@ func (b *build) run(s *stage, in *instruction.Run, from []*stage) error {
 	e.Args = s.withShell(line)
 
 	secrets := map[string]bool{}
+	described := command(in.Source)
 	for i, text := range in.Mounts {
 		m, err := instruction.ParseMount(text, func(word string) (string, error) { return b.expand(s, word) })
 		if err != nil {
@@ -42,6 +43,9 @@ func (b *build) run(s *stage, in *instruction.Run, from []*stage) error {
 		}
 		if err := b.mount(s, e, m, from[i]); err != nil {
 			return err
+		}
+		if m.Type == instruction.Bind && m.Source != "" {
+			b.reads("RUN", from[i], m.Source).Describe(described, e.mounts[len(e.mounts)-1].Target)
 		}
 	}
 	if in.Security == "insecure" {
@@ -67,7 +71,7 @@ func (b *build) run(s *stage, in *instruction.Run, from []*stage) error {
 	}
 	platform := s.state.platform
 	meta := b.meta(s, in.Pos, b.stepName(s, shown, b.nameLex, vars, platform))
-	meta.Description = command(in.Source)
+	meta.Description = described
 	meta.Resources = b.opts.resources
 	s.out = execOp(e, meta)
 	s.commit("RUN "+s.shownArgs()+strings.Join(e.Args, " ")+" # buildkit", true)

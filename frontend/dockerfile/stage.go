@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/dbuild/dbuild/frontend/dockerfile/instruction"
+	"github.com/dbuild/dbuild/internal/ignore"
 )
 
 // A stage is a stage of the Dockerfile, or an image or named context that an instruction
@@ -29,6 +30,8 @@ type stage struct {
 	parent  *stage // the stage that FROM names
 	steps   []*step
 	context *namedContext // replaces the stage, or nil
+	given   bool          // a named context replaces the base
+	ignore  *ignore.File  // of the named context, or nil
 	epoch   *time.Time
 
 	platform  *ocispec.Platform
