@@ -56,6 +56,9 @@ type Config struct {
 	// ProvenanceDir holds JSON files that are added to the provenance of every build; "" is
 	// none.
 	ProvenanceDir string
+	// NoCacheFromAny refuses --cache-from=*, with which a build may be answered by any
+	// image of the store, whoever made it.
+	NoCacheFromAny bool
 	// GC bounds what the cache keeps; zero values choose from the size of the disk.
 	GC GCConfig
 }

@@ -149,7 +149,19 @@ func (c *control) Prune(req *controlapi.PruneRequest, srv controlapi.Control_Pru
 			sendErr = srv.Send(usageRecord(r))
 		}
 	})
+	if wholesale(req) && err == nil {
+		// Images keep their layers. That steps are answered with them nevertheless is not
+		// what somebody wants who prunes everything.
+		c.d.cache.Trim(time.Now().Add(time.Minute)) // all: times are in seconds
+		err = c.d.store.Flush(srv.Context())
+	}
 	return errors.Join(err, sendErr)
+}
+
+// wholesale reports whether a request is to remove all that can be.
+func wholesale(r *controlapi.PruneRequest) bool {
+	return r.GetAll() && len(r.GetFilter()) == 0 && r.GetKeepDuration() == 0 &&
+		r.GetReservedSpace() == 0 && r.GetMaxUsedSpace() == 0 && r.GetMinFreeSpace() == 0
 }
 
 // A request is a SolveRequest with its deprecated fields translated.

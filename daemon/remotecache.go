@@ -110,6 +110,10 @@ func (b *build) ImportCache(entries ...frontend.CacheEntry) {
 		go func() { // ends with the build, which waits for it
 			defer close(arrived)
 			log, done := b.step("import:"+id, "importing cache manifest from "+remote.Entry(e).Name())
+			if e.Type == "store" && strings.Contains(e.Attrs["ref"], "*") && b.d.cfg.NoCacheFromAny {
+				done(errdefs.ErrPermissionDenied.WithMessage("this daemon allows --cache-from with the names of images only, not with *"))
+				return
+			}
 			done(im.Load(im.life, b.group(), remote.Entry(e), log))
 		}()
 	}
@@ -160,13 +164,38 @@ func edges(res *frontend.Result) []solver.Edge {
 // inlineCache returns what puts the cache of a part of the result into its image.
 func (b *build) inlineCache(res *frontend.Result) exporter.InlineCache {
 	return func(ctx context.Context, p exporter.Platform) ([]byte, error) {
-		part := res.Ref
-		if res.Refs != nil {
-			part = res.Refs[p.ID]
-		}
-		entries := b.job.Entries(ctx, edges(&frontend.Result{Ref: part})...)
+		entries := b.entriesOf(ctx, res, p.ID)
 		defer release(entries)
 		return remote.Inline(entries, p.Ref)
+	}
+}
+
+// entriesOf is what is known of how the part of a result for a platform was made.
+func (b *build) entriesOf(ctx context.Context, res *frontend.Result, platform string) []solver.Entry {
+	part := res.Ref
+	if res.Refs != nil {
+		part = res.Refs[platform]
+	}
+	return b.job.Entries(ctx, edges(&frontend.Result{Ref: part})...)
+}
+
+// imageRecall returns what tells the image store how an image of the result was made.
+func (b *build) imageRecall(res *frontend.Result, src exporter.Source) exporter.Recall {
+	return func(ctx context.Context, img *exporter.Image) ([]byte, error) {
+		platforms, err := src.Parts()
+		if err != nil || len(platforms) != len(img.Manifests) {
+			return nil, err
+		}
+		parts := make([]remote.Part, len(platforms))
+		for i, p := range platforms {
+			parts[i].Entries = b.entriesOf(ctx, res, p.ID)
+			defer release(parts[i].Entries)
+			parts[i].Target = p.Ref
+			for _, l := range img.Manifests[i].Layers {
+				parts[i].DiffIDs = append(parts[i].DiffIDs, l.DiffID)
+			}
+		}
+		return remote.Recall(parts)
 	}
 }
 

@@ -219,6 +219,7 @@ func (b *build) export(ctx context.Context, exporters []exporter.Exporter, cache
 	if src.Attestations, err = b.attest(ctx, res, src); err != nil {
 		return nil, err
 	}
+	src.Recall = b.imageRecall(res, src)
 	for i, x := range exporters {
 		resp, err := b.exportTo(ctx, i, x, src)
 		if err != nil {

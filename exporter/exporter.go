@@ -40,11 +40,16 @@ type Source struct {
 	// Attestations are about the parts of the result, by platform id.
 	Attestations map[string][]Attestation
 	Inline       InlineCache // nil: images carry no cache
+	Recall       Recall      // nil: the image store remembers no cache
 }
 
 // An InlineCache returns what the image of a part of the result carries of the build's
 // cache, or nil.
 type InlineCache func(context.Context, Platform) ([]byte, error)
+
+// A Recall returns what the image store remembers beside an image of how it was made, or
+// nil: with that, the image serves as a cache though it carries none.
+type Recall func(context.Context, *Image) ([]byte, error)
 
 // A Platform is one part of a multi-platform result.
 type Platform struct {

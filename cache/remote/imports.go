@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/internal/progress"
 	"github.com/dbuild/dbuild/internal/registry"
 	"github.com/dbuild/dbuild/internal/snapshot"
@@ -37,6 +38,8 @@ func (e Entry) Name() string {
 		return e.Attrs["ref"]
 	case "local":
 		return "local:" + e.Attrs["src"]
+	case "store":
+		return "images here named " + e.Attrs["ref"]
 	}
 	return e.Type
 }
@@ -67,7 +70,18 @@ func (im *Imports) Load(ctx context.Context, g bksession.Group, e Entry, log *pr
 	var o *origin
 	var err error
 	switch e.Type {
+	case "store":
+		n, err := im.loadStore(ctx, e.Attrs["ref"], log)
+		if err == nil {
+			log.Track(fmt.Sprintf("images with a cache: %d", n)).Done()
+		}
+		return err
 	case "registry":
+		if e.Attrs["store"] == "true" {
+			if _, err := im.loadStore(ctx, e.Attrs["ref"], log); err != nil {
+				return err
+			}
+		}
 		o, err = fromRegistry(ctx, im.cfg.Registry, g, e.Attrs)
 	case "local":
 		o, err = fromClient(ctx, im.cfg.Sessions, g, e.Attrs)
@@ -102,7 +116,10 @@ func (im *Imports) Get(ctx context.Context, id solver.ID) (solver.Ref, bool, err
 		if len(layers) == 0 {
 			return im.cfg.Wrap(nil), true, nil
 		}
-		s, err := im.cfg.Store.Image(ctx, layers)
+		s, err := m.open(ctx, im.cfg.Store, layers)
+		if errdefs.IsNotFound(err) {
+			continue
+		}
 		if err != nil {
 			return nil, true, fmt.Errorf("import a result: %w", err)
 		}
@@ -149,7 +166,7 @@ func (im *Imports) PutSum(solver.ID, solver.Part, solver.Sum, string) {}
 
 // A memory is what was read from one place. Only what is under mu changes.
 type memory struct {
-	from   *origin
+	from   *origin // nil: the image store, whose layers are here or promised already
 	layers map[digest.Digest]snapshot.ImageLayer
 	known  map[solver.ID]bool
 	sums   map[sumKey]solver.Sum
@@ -223,6 +240,19 @@ func (m *memory) result(id solver.ID) ([]snapshot.ImageLayer, bool) {
 	return layers, true
 }
 
+// open makes a Ref of layers that result returned. It is errdefs.ErrNotFound if the image
+// store has lost one.
+func (m *memory) open(ctx context.Context, store *snapshot.Store, layers []snapshot.ImageLayer) (*snapshot.Ref, error) {
+	if m.from != nil {
+		return store.Image(ctx, layers)
+	}
+	diffIDs := make([]digest.Digest, len(layers))
+	for i, l := range layers {
+		diffIDs[i] = l.DiffID
+	}
+	return store.LayersOf(ctx, diffIDs)
+}
+
 func (m *memory) drop(id solver.ID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -231,6 +261,9 @@ func (m *memory) drop(id solver.ID) {
 
 // there asks of each layer, once, whether it can still be had.
 func (m *memory) there(ctx context.Context, layers []snapshot.ImageLayer) bool {
+	if m.from == nil {
+		return true // open will see
+	}
 	for _, l := range layers {
 		m.mu.Lock()
 		gone, asked := m.gone[l.Blob.Digest]

@@ -181,9 +181,18 @@ func (e *Exporter) nameAll(ctx context.Context, src exporter.Source, img *export
 		created = *e.opts.Epoch
 	}
 	docs := img.Documents()
+	var recall []byte
 	for _, n := range all {
+		if recall == nil && src.Recall != nil {
+			// The same image was made in the same way, which need not be found out again.
+			if have, err := e.cfg.Store.GetImage(ctx, n); err == nil && have.Target.Digest == img.Top.Digest && have.Recall != nil {
+				recall = have.Recall
+			} else if recall, err = src.Recall(ctx, img); err != nil {
+				return err
+			}
+		}
 		line := log.Track("naming to " + n)
-		if err := e.cfg.Store.PutImage(ctx, snapshot.Image{Name: n, Target: img.Top, Created: created}, docs, refs); err != nil {
+		if err := e.cfg.Store.PutImage(ctx, snapshot.Image{Name: n, Target: img.Top, Created: created, Recall: recall}, docs, refs); err != nil {
 			return fmt.Errorf("name image %s: %w", n, err)
 		}
 		line.Done()

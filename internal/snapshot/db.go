@@ -22,8 +22,10 @@ var (
 	bucketRoot    = []byte("snapshot")
 	bucketLayers  = []byte("layers")  // layer id → layerRow
 	bucketDiffIDs = []byte("diffids") // diff ID → layer id
+	bucketTwins   = []byte("twins")   // diff ID, layer id → nothing; see enterIndex
 	bucketDirs    = []byte("dirs")    // name of a Dir → dirRow
 	bucketImages  = []byte("images")  // image name → imageRow
+	bucketRecall  = []byte("recall")  // image name → what is remembered of how it was made
 	keySchema     = []byte("schema")
 )
 
@@ -130,7 +132,7 @@ func initSchema(tx *bolt.Tx) error {
 	if err := root.Put(keySchema, v); err != nil {
 		return err
 	}
-	for _, b := range [][]byte{bucketLayers, bucketDiffIDs, bucketDirs, bucketImages} {
+	for _, b := range [][]byte{bucketLayers, bucketDiffIDs, bucketDirs, bucketImages, bucketRecall} {
 		if _, err := root.CreateBucketIfNotExists(b); err != nil {
 			return err
 		}

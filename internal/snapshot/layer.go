@@ -228,16 +228,7 @@ func (l *layer) persist(sync bool, prepare func()) {
 			if err := putRow(rows, l.id, &row); err != nil {
 				return err
 			}
-			index := bucket(tx, bucketDiffIDs)
-			for _, name := range row.indexNames() {
-				if other := index.Get([]byte(name)); other != nil && rows.Get(other) != nil {
-					continue
-				}
-				if err := index.Put([]byte(name), []byte(l.id)); err != nil {
-					return err
-				}
-			}
-			return nil
+			return enterIndex(tx, l.id, &row)
 		},
 		done: func(err error) {
 			if err != nil {

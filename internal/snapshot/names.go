@@ -24,6 +24,9 @@ type Image struct {
 	Name    string
 	Target  ocispec.Descriptor
 	Created time.Time
+	// Recall is what is remembered of how the image was made, in a form that this package
+	// does not read; nil if nothing is.
+	Recall []byte
 }
 
 // PutImage points name at target, whose manifest, config (and index) bytes are given in
@@ -55,7 +58,7 @@ func (s *Store) PutImage(ctx context.Context, img Image, blobs map[digest.Digest
 		if err = s.writeBlobs(ctx, blobs); err != nil {
 			break
 		}
-		if err = s.do(ctx, true, func(tx *bolt.Tx) error { return s.nameImage(tx, img.Name, &row) }); !errors.Is(err, errCollected) {
+		if err = s.do(ctx, true, func(tx *bolt.Tx) error { return s.nameImage(tx, img, &row) }); !errors.Is(err, errCollected) {
 			break
 		}
 	}
@@ -78,10 +81,10 @@ func (s *Store) writeBlobs(ctx context.Context, blobs map[digest.Digest][]byte) 
 
 var errCollected = errors.New("a blob was collected")
 
-// nameImage replaces the row and the lease of an image.
-func (s *Store) nameImage(tx *bolt.Tx, name string, row *imageRow) error {
+// nameImage replaces the rows and the lease of an image.
+func (s *Store) nameImage(tx *bolt.Tx, img Image, row *imageRow) error {
 	ctx := boltutil.WithTransaction(s.ctx(context.Background()), tx)
-	lease := leases.Lease{ID: imageLease(name)}
+	lease := leases.Lease{ID: imageLease(img.Name)}
 	if err := s.leases.Delete(ctx, lease); err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
@@ -105,24 +108,48 @@ func (s *Store) nameImage(tx *bolt.Tx, name string, row *imageRow) error {
 			return fmt.Errorf("layer %s: %w", short(l), errdefs.ErrNotFound)
 		}
 	}
-	return putRow(bucket(tx, bucketImages), name, row)
+	if err := putRecall(tx, img.Name, img.Recall); err != nil {
+		return err
+	}
+	return putRow(bucket(tx, bucketImages), img.Name, row)
+}
+
+// putRecall replaces what is remembered of an image; nil forgets it. States that were
+// made before there was anything to remember have no bucket.
+func putRecall(tx *bolt.Tx, name string, data []byte) error {
+	b, err := tx.Bucket(bucketRoot).CreateBucketIfNotExists(bucketRecall)
+	if err != nil {
+		return err
+	}
+	if data == nil {
+		return b.Delete([]byte(name))
+	}
+	return b.Put([]byte(name), data)
+}
+
+func recallOf(tx *bolt.Tx, name string) []byte {
+	b := tx.Bucket(bucketRoot).Bucket(bucketRecall)
+	if b == nil {
+		return nil
+	}
+	return bytes.Clone(b.Get([]byte(name)))
 }
 
 // GetImage returns an image by its name, or errdefs.ErrNotFound.
 func (s *Store) GetImage(ctx context.Context, name string) (*Image, error) {
-	var row imageRow
-	if err := s.db.View(func(tx *bolt.Tx) error {
+	var img *Image
+	err := s.db.View(func(tx *bolt.Tx) error {
+		var row imageRow
 		if !getRow(bucket(tx, bucketImages), name, &row) {
 			return fmt.Errorf("image %s: %w", name, errdefs.ErrNotFound)
 		}
+		img = &Image{Name: name, Target: row.Target, Created: row.Created, Recall: recallOf(tx, name)}
 		return nil
-	}); err != nil {
-		return nil, err
-	}
-	return &Image{Name: name, Target: row.Target, Created: row.Created}, nil
+	})
+	return img, err
 }
 
-// Images returns all images, sorted by name.
+// Images returns all images, sorted by name, without what is remembered of them.
 func (s *Store) Images(ctx context.Context) ([]Image, error) {
 	var out []Image
 	err := s.db.View(func(tx *bolt.Tx) error {

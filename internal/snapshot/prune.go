@@ -287,14 +287,8 @@ func (s *Store) removeRow(tx *bolt.Tx, r *record) error {
 	case layerRecord:
 		var row layerRow
 		if getRow(bucket(tx, bucketLayers), r.key, &row) {
-			index := bucket(tx, bucketDiffIDs)
-			for _, name := range row.indexNames() {
-				if string(index.Get([]byte(name))) != r.key {
-					continue
-				}
-				if err := index.Delete([]byte(name)); err != nil {
-					return err
-				}
+			if err := leaveIndex(tx, r.key, &row); err != nil {
+				return err
 			}
 		}
 		if err := bucket(tx, bucketLayers).Delete([]byte(r.key)); err != nil {
@@ -307,6 +301,9 @@ func (s *Store) removeRow(tx *bolt.Tx, r *record) error {
 	case imageRecord:
 		lease = imageLease(r.key)
 		if err := bucket(tx, bucketImages).Delete([]byte(r.key)); err != nil {
+			return err
+		}
+		if err := putRecall(tx, r.key, nil); err != nil {
 			return err
 		}
 	}

@@ -61,7 +61,7 @@ func New(fs *pflag.FlagSet) *Flags {
 	fs.StringArrayVar(&f.BuildArg, "build-arg", nil, `set a build argument ("NAME=value"; "NAME" takes it from the environment)`)
 	fs.StringArrayVar(&f.BuildContext, "build-context", nil, `additional build context ("name=path", "name=docker-image://...")`)
 	fs.StringVar(&f.Builder, "builder", "", "address of the daemon to use")
-	fs.StringArrayVar(&f.CacheFrom, "cache-from", nil, `cache to read ("user/app:cache", "type=local,src=path")`)
+	fs.StringArrayVar(&f.CacheFrom, "cache-from", nil, `cache to read ("user/app:cache", "type=local,src=path"; "*" or "team/*" for images built here)`)
 	fs.StringArrayVar(&f.CacheTo, "cache-to", nil, `cache to write ("user/app:cache", "type=local,dest=path")`)
 	fs.StringVar(&f.Call, "call", "build", `what to ask the Dockerfile ("build", "check", "outline", "targets")`)
 	fs.StringVar(&f.CgroupParent, "cgroup-parent", "", "parent cgroup of RUN")

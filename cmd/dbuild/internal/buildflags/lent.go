@@ -156,6 +156,7 @@ var cacheTypes = map[string]struct{ from, to string }{
 	"registry": {"ref", "ref"},
 	"local":    {"src", "dest"},
 	"inline":   {"", ""},
+	"store":    {"ref", ""},
 	"gha":      {"", ""},
 	"s3":       {"bucket", "bucket"},
 	"azblob":   {"", ""},
@@ -163,9 +164,10 @@ var cacheTypes = map[string]struct{ from, to string }{
 
 // caches reads --cache-from and --cache-to.
 func (f *Flags) caches(r *Request, env Env) error {
-	for _, v := range f.CacheFrom {
-		if strings.Contains(v, "*") && !strings.Contains(v, "type=") {
-			r.Notices = append(r.Notices, fmt.Sprintf("--cache-from %s is ignored: matching images of the store is not implemented", v))
+	for _, v := range cacheNames(f.CacheFrom) {
+		if strings.Contains(v, "*") && !strings.Contains(v, "=") {
+			// Images that the daemon has built: no registry is asked.
+			r.CacheFrom = append(r.CacheFrom, client.CacheOptionsEntry{Type: "store", Attrs: map[string]string{"ref": v}})
 			continue
 		}
 		c, err := parseCache("--cache-from", v, env)
@@ -197,6 +199,18 @@ func (f *Flags) caches(r *Request, env Env) error {
 	return nil
 }
 
+// cacheNames separates names of images that are given in one value, by commas or blanks.
+func cacheNames(values []string) (out []string) {
+	for _, v := range values {
+		if strings.Contains(v, "=") {
+			out = append(out, v)
+			continue
+		}
+		out = append(out, strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })...)
+	}
+	return out
+}
+
 // parseCache reads type=TYPE,KEY=VALUE... or the name of an image in a registry.
 func parseCache(flag, v string, env Env) (client.CacheOptionsEntry, error) {
 	c := client.CacheOptionsEntry{Attrs: map[string]string{}}
@@ -207,6 +221,9 @@ func parseCache(flag, v string, env Env) (client.CacheOptionsEntry, error) {
 	if len(fields) == 1 && !strings.Contains(v, "=") {
 		c.Type = "registry"
 		c.Attrs["ref"] = v
+		if flag == "--cache-from" {
+			c.Attrs["store"] = "true" // an image of that name here comes first
+		}
 	} else {
 		for _, field := range fields {
 			key, value, ok := strings.Cut(field, "=")
@@ -233,6 +250,9 @@ func parseCache(flag, v string, env Env) (client.CacheOptionsEntry, error) {
 		need = t.to
 		if m := c.Attrs["mode"]; m != "" && m != "min" && m != "max" {
 			return c, fmt.Errorf("%s %s: mode is min or max, not %q", flag, v, m)
+		}
+		if c.Type == "store" {
+			return c, fmt.Errorf("%s %s: the image store remembers how images were made without being asked; name an image with -t", flag, v)
 		}
 	} else if c.Type == "inline" {
 		return c, fmt.Errorf("%s %s: an inline cache is read by the name of its image", flag, v)

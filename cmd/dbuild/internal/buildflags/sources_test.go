@@ -173,12 +173,19 @@ func TestSSH(t *testing.T) {
 func TestCaches(t *testing.T) {
 	workdir(t, "Dockerfile", "c/index.json")
 	env := map[string]string{"ACTIONS_RUNTIME_TOKEN": "tok", "ACTIONS_RESULTS_URL": "u"}
-	r, err := parse(t, env, "--cache-from", "user/app", "--cache-from", "type=local,src=c", "--cache-from", "type=gha",
+	r, err := parse(t, env, "--cache-from", "user/app", "--cache-from", "type=local,src=c", "--cache-from", "type=gha", "--cache-from", "one:1, two:2", "--cache-from=*", "--cache-from=team/*",
 		"--cache-to", "type=inline", "--cache-to", "type=inline", "--cache-to", "type=registry,ref=a:b,mode=max", ".")
 	if err != nil {
 		t.Fatal(err)
 	}
-	from := []map[string]string{attrs("ref", "docker.io/user/app:latest"), attrs("src", "c"), attrs("token", "tok", "url_v2", "u")}
+	from := []map[string]string{
+		attrs("ref", "docker.io/user/app:latest", "store", "true"), attrs("src", "c"), attrs("token", "tok", "url_v2", "u"),
+		attrs("ref", "docker.io/library/one:1", "store", "true"), attrs("ref", "docker.io/library/two:2", "store", "true"),
+		attrs("ref", "*"), attrs("ref", "team/*"),
+	}
+	if len(r.CacheFrom) != len(from) {
+		t.Fatalf("from: %+v", r.CacheFrom)
+	}
 	for i, c := range r.CacheFrom {
 		if d := cmp.Diff(from[i], c.Attrs); d != "" {
 			t.Errorf("%s: %s", c.Type, d)
