@@ -159,7 +159,13 @@ func (c *copier) root(name string) error {
 func (c *copier) target(name string, isDir bool) (string, takes, error) {
 	dest := clean(c.a.Dest)
 	perm, at := c.parents()
+	fresh := false
 	if strings.HasSuffix(c.a.Dest, "/") || c.a.Dest == "." || strings.HasSuffix(c.a.Dest, "/.") {
+		there, err := c.d.exists(dest)
+		if err != nil {
+			return "", 0, err
+		}
+		fresh = !there
 		if _, err := c.d.mkdirAll(dest, perm, at); err != nil {
 			return "", 0, err
 		}
@@ -179,7 +185,7 @@ func (c *copier) target(name string, isDir bool) (string, takes, error) {
 	case isDir && exists, !isDir && into:
 		resolved = path.Join(resolved, path.Base("/"+name))
 	}
-	if isDir && c.a.DirCopyContents && !exists {
+	if isDir && c.a.DirCopyContents && (fresh || !exists) {
 		// A directory made for contents is not a copy of the one they come from.
 		return resolved, takesTime, c.d.mkdirs(resolved, perm, at)
 	}

@@ -275,6 +275,19 @@ func (d *Dest) mkdirAll(p string, perm fs.FileMode, a attr) (string, error) {
 	return resolved, d.mkdirs(resolved, perm, a)
 }
 
+// exists reports whether there is something at p, links followed.
+func (d *Dest) exists(p string) (bool, error) {
+	resolved, err := d.resolve(p)
+	if err != nil {
+		return false, err
+	}
+	_, err = d.Lstat(resolved)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 func (d *Dest) mkdirs(p string, perm fs.FileMode, a attr) error {
 	st, err := d.Lstat(p)
 	if err == nil {

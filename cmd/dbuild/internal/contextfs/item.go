@@ -23,7 +23,6 @@ type item struct {
 	name       string
 	link       string // target of a symlink
 	mode       fs.FileMode
-	uid, gid   uint32
 	rdev       uint64
 	mtime      int64
 	shared     bool // other names may belong to the inode
@@ -43,7 +42,7 @@ func (it *item) look(st *unix.Stat_t, dirfd int, dir, name string, seen int64) e
 		return &fs.PathError{Op: "lstat", Path: filepath.Join(dir, name), Err: err}
 	}
 	it.mode = fileMode(st.Mode)
-	it.uid, it.gid, it.rdev = st.Uid, st.Gid, uint64(st.Rdev)
+	it.rdev = uint64(st.Rdev)
 	it.mtime = unix.TimespecToNsec(st.Mtim)
 	it.v = Version{Dev: uint64(st.Dev), Ino: st.Ino, Size: st.Size, Changed: unix.TimespecToNsec(st.Ctim), Seen: seen}
 	kind := st.Mode & unix.S_IFMT
@@ -141,9 +140,10 @@ func (a attributed) value(key string) ([]byte, bool) {
 }
 
 // fill makes st say what it says, of the given path. Names of one inode that come after
-// the first are said to be links to it. The attributes are shared with the item.
+// the first are said to be links to it. Whoever owns the file here, in the build it is root's.
+// The attributes are shared with the item.
 func (it *item) fill(st *types.Stat, path string, links map[inode]string) {
-	st.Path, st.Mode, st.Uid, st.Gid, st.ModTime = path, uint32(it.mode), it.uid, it.gid, it.mtime
+	st.Path, st.Mode, st.Uid, st.Gid, st.ModTime = path, uint32(it.mode), 0, 0, it.mtime
 	st.Size, st.Linkname, st.Devmajor, st.Devminor, st.Xattrs = 0, it.link, 0, 0, it.xattrs
 	if it.mode.IsDir() {
 		return
