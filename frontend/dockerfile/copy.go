@@ -40,6 +40,9 @@ func (b *build) copy(s *stage, in *instruction.Copy, from []*stage) error {
 	if len(from) > 0 {
 		t.from, t.stage = from[0].out, from[0]
 	}
+	if on, err := b.wanted(s, &t.Transfer); err != nil || !on {
+		return err
+	}
 	if err := b.transfer(s, t); err != nil {
 		return err
 	}
@@ -51,7 +54,7 @@ func (b *build) copy(s *stage, in *instruction.Copy, from []*stage) error {
 		if len(from) == 0 {
 			b.lintIgnored(in.Pos, src)
 		}
-		read.add(src)
+		read.add(b.followed(src))
 	}
 	return nil
 }
@@ -60,6 +63,9 @@ func (b *build) add(s *stage, in *instruction.Add) error {
 	t := &transfer{
 		Pos: in.Pos, Transfer: in.Transfer, keyword: "ADD", from: b.context,
 		unpack: in.Unpack == nil || *in.Unpack, fetch: in.Unpack, keepGit: in.KeepGitDir,
+	}
+	if on, err := b.wanted(s, &t.Transfer); err != nil || !on {
+		return err
 	}
 	var err error
 	if t.checksum, err = b.expand(s, in.Checksum); err != nil {
@@ -71,7 +77,7 @@ func (b *build) add(s *stage, in *instruction.Add) error {
 	for _, src := range t.Sources {
 		if !strings.HasPrefix(src, "http://") && !strings.HasPrefix(src, "https://") {
 			b.lintIgnored(in.Pos, src)
-			s.contextRead.add(src)
+			s.contextRead.add(b.followed(src))
 		}
 	}
 	return nil
@@ -85,8 +91,8 @@ func (b *build) transfer(s *stage, t *transfer) error {
 	}
 	t.name = b.stepName(s, t.Source, b.lex, &s.env, s.platform)
 	var actions []action
-	for _, src := range t.Sources {
-		a, err := b.transferSource(t, src)
+	for i, src := range t.Sources {
+		a, err := b.transferSource(t, src, t.Optional != nil && t.Optional[i])
 		if err != nil {
 			return err
 		}
@@ -215,8 +221,11 @@ func (t *transfer) history() string {
 	if t.Chmod != "" {
 		h.WriteString(" --chmod=" + t.Chmod)
 	}
-	for _, src := range t.Sources {
+	for i, src := range t.Sources {
 		h.WriteString(" " + src)
+		if t.Optional != nil && t.Optional[i] {
+			h.WriteByte('?')
+		}
 	}
 	for _, doc := range t.Documents {
 		h.WriteString(" <<" + doc.Name)
@@ -226,11 +235,13 @@ func (t *transfer) history() string {
 }
 
 // transferSource makes the action for one source.
-func (b *build) transferSource(t *transfer, src string) (action, error) {
+func (b *build) transferSource(t *transfer, src string, optional bool) (action, error) {
 	g, err := parseGitRef(src)
 	switch {
 	case err != nil:
 		return action{}, err
+	case optional && (g != nil && !g.ambiguous || isHTTP(src)):
+		return action{}, fmt.Errorf("%s: only files of a build context, a stage or an image can be optional, not what is fetched", src)
 	case g != nil && !g.ambiguous:
 		if t.keyword != "ADD" {
 			return action{}, errors.New("source can't be a git ref for COPY, use ADD")
@@ -256,9 +267,12 @@ func (b *build) transferSource(t *transfer, src string) (action, error) {
 		pattern = join("/", pattern)
 		c.Src = path.Join("/", pivot)
 		c.Include = []string{strings.TrimPrefix(pattern, "/")}
-		if !hasWildcard(pivot) && !hasWildcard(pattern) {
+		if !optional && !hasWildcard(pivot) && !hasWildcard(pattern) {
 			c.RequiredPaths = []string{join("/", path.Join(pivot, pattern))}
 		}
+	}
+	if optional {
+		c.Src = perhaps(c.Src)
 	}
 	return a, nil
 }

@@ -46,6 +46,7 @@ func (b *build) begin(s *stage) error {
 		s.args = slices.Clone(p.args)
 		s.workdirSet = p.workdirSet
 	}
+	s.resetConfig()
 	conf := &s.image.Config
 	if s.platform.OS != windows && !hasConfigEnv(conf.Env, "PATH") {
 		conf.Env = append(conf.Env, "PATH="+defaultPath)

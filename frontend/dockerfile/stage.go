@@ -32,6 +32,8 @@ type stage struct {
 	context *namedContext // replaces the stage, or nil
 	given   bool          // a named context replaces the base
 	ignore  *ignore.File  // of the named context, or nil
+	reset   []instruction.Reset
+	known   *knowledge // at its end; nil in the plain language, which does not need it
 	epoch   *time.Time
 
 	platform  *ocispec.Platform
@@ -91,7 +93,13 @@ func (b *build) plan() (target *stage, err error) {
 		if s.context != nil {
 			continue // its instructions are not those of the file
 		}
+		if b.file.Dialect != instruction.Plain {
+			s.known = b.knowledge(s)
+		}
 		for _, in := range b.file.Stages[i].Body {
+			if s.known != nil {
+				b.learn(s.known, in)
+			}
 			st, err := b.link(s, in)
 			if err != nil {
 				return nil, parser.WithLocation(err, in.At().Ranges)
@@ -121,7 +129,7 @@ func (b *build) plan() (target *stage, err error) {
 func (b *build) newStage(i int, in *instruction.Stage) (*stage, error) {
 	from := in.From
 	s := &stage{
-		index: i, name: from.Name, label: from.Name, source: from.Source, at: from.Ranges,
+		index: i, name: from.Name, label: from.Name, source: from.Source, at: from.Ranges, reset: from.Reset,
 		epoch: b.epoch, contextRead: pathSet{}, read: pathSet{},
 		noCache: b.opts.ignoresCache(from.Name),
 	}
@@ -248,8 +256,8 @@ func (b *build) link(s *stage, in instruction.Instruction) (*step, error) {
 	switch in := in.(type) {
 	case *instruction.Copy:
 		if in.From != "" {
-			from, err := b.readable(s, in.From, in.Ranges)
-			if err = st.postpone(err); err != nil {
+			from, err := b.linkFrom(s, st, "--from", in.From)
+			if err != nil {
 				return nil, err
 			}
 			st.from = []*stage{from}
@@ -259,8 +267,7 @@ func (b *build) link(s *stage, in instruction.Instruction) (*step, error) {
 			var from *stage
 			if name != "" {
 				var err error
-				from, err = b.readable(s, name, in.Ranges)
-				if err = st.postpone(err); err != nil {
+				if from, err = b.linkFrom(s, st, "from", name); err != nil {
 					return nil, err
 				}
 			}
@@ -268,6 +275,18 @@ func (b *build) link(s *stage, in instruction.Instruction) (*step, error) {
 		}
 	}
 	return st, nil
+}
+
+// linkFrom finds what one --from means. What cannot be known matters only if the stage is
+// needed.
+func (b *build) linkFrom(s *stage, st *step, what, name string) (*stage, error) {
+	name, err := b.expandFrom(s.known, what, name)
+	if err != nil {
+		st.err = cmp.Or(st.err, err)
+		return nil, nil
+	}
+	from, err := b.readable(s, name, st.At().Ranges)
+	return from, st.postpone(err)
 }
 
 // A laterError is about a stage that comes too late to be read from.
@@ -354,6 +373,9 @@ func (b *build) addTriggers() (more bool, err error) {
 					texts = append(texts, ob.Trigger)
 				}
 			}
+		}
+		if s.resetsTriggers() {
+			texts = nil
 		}
 		steps := make([]*step, 0, len(texts)+len(s.steps))
 		for _, text := range texts {

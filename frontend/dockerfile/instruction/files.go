@@ -12,11 +12,17 @@ import (
 var stageName = regexp.MustCompile(`^[a-z][a-z0-9-_.]*$`)
 
 func parseFrom(r *request) (Instruction, error) {
-	platform := &flag{name: "platform"}
-	if err := parseFlags(r.flags, platform); err != nil {
+	platform, reset := &flag{name: "platform"}, &flag{name: "reset", kind: optional}
+	if err := r.parseFlags([]*flag{platform}, reset); err != nil {
 		return nil, err
 	}
 	in := &From{Pos: r.Pos, Platform: platform.value}
+	if reset.set {
+		var err error
+		if in.Reset, err = parseReset(reset.value); err != nil {
+			return nil, err
+		}
+	}
 	switch {
 	case len(r.args) == 3 && strings.EqualFold(r.args[1], "as"):
 		in.As, in.Written, in.Name = r.args[1], r.args[2], strings.ToLower(r.args[2])
@@ -68,12 +74,16 @@ func parseCopy(r *request) (Instruction, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := parseFlags(r.flags, chown, from, chmod, link, exclude, parents); err != nil {
+	ifExists, when := &flag{name: "if-exists", kind: boolean}, &flag{name: "when"}
+	if err := r.parseFlags([]*flag{chown, from, chmod, link, exclude, parents}, ifExists, when); err != nil {
+		return nil, err
+	}
+	if err := r.optional(&t, ifExists, when); err != nil {
 		return nil, err
 	}
 	t.Chown, t.Chmod, t.Link, t.Exclude = chown.value, chmod.value, link.on, exclude.values
-	if hasVariable(from.value) {
-		return nil, errors.New("variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround")
+	if hasVariable(from.value) && r.dialect == Plain {
+		return nil, errors.New("variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround; \"# dbuild=1\" at the head of the Dockerfile turns it on")
 	}
 	return &Copy{Pos: r.Pos, Transfer: t, From: from.value, Parents: parents.on}, nil
 }
@@ -86,7 +96,11 @@ func parseAdd(r *request) (Instruction, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := parseFlags(r.flags, chown, chmod, link, keep, checksum, unpack, exclude); err != nil {
+	ifExists, when := &flag{name: "if-exists", kind: boolean}, &flag{name: "when"}
+	if err := r.parseFlags([]*flag{chown, chmod, link, keep, checksum, unpack, exclude}, ifExists, when); err != nil {
+		return nil, err
+	}
+	if err := r.optional(&t, ifExists, when); err != nil {
 		return nil, err
 	}
 	t.Chown, t.Chmod, t.Link, t.Exclude = chown.value, chmod.value, link.on, exclude.values

@@ -21,6 +21,7 @@ const (
 	single flagKind = iota
 	boolean
 	repeated
+	optional // a single value that may be left out, as in --reset
 )
 
 // tri is the flag's value if it was given.
@@ -51,12 +52,12 @@ func parseFlags(args []string, known ...*flag) error {
 		if f.set && f.kind != repeated {
 			return fmt.Errorf("duplicate flag specified: --%s", name)
 		}
-		if (f.kind != boolean && !hasValue) || (f.kind == boolean && hasValue && value == "") {
+		if (f.kind != boolean && f.kind != optional && !hasValue) || (f.kind == boolean && hasValue && value == "") {
 			return fmt.Errorf("missing a value on flag: --%s", name)
 		}
 		f.set = true
 		switch f.kind {
-		case single:
+		case single, optional:
 			f.value = value
 		case repeated:
 			f.values = append(f.values, value)

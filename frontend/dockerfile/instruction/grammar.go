@@ -156,8 +156,8 @@ func (r *request) reparse(line string) (*request, error) {
 	if len(res.AST.Children) != 1 {
 		return nil, errors.New(r.name + " must be one instruction")
 	}
-	in := newRequest(res.AST.Children[0], r.escape)
-	in.Pos, in.heredocs = r.Pos, r.heredocs
+	in := newRequest(res.AST.Children[0], r.escape, Plain)
+	in.Pos, in.heredocs, in.stored = r.Pos, r.heredocs, true
 	return in, nil
 }
 

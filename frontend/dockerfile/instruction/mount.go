@@ -62,10 +62,7 @@ func ParseMount(text string, expand func(string) (string, error)) (*Mount, error
 	for _, field := range fields {
 		key, value, hasValue := strings.Cut(field, "=")
 		key = strings.ToLower(key)
-		if hasValue && key == "from" && hasVariable(value) {
-			return nil, errors.New("'from' doesn't support variable expansion, define alias stage instead")
-		}
-		if hasValue {
+		if hasValue && (key != "from" || !hasVariable(value)) { // that was expanded when the stages were planned
 			if value, err = expand(value); err != nil {
 				return nil, err
 			}

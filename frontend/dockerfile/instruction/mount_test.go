@@ -60,7 +60,6 @@ func TestParseMountErrors(t *testing.T) {
 		"tagret=/x":                          "unexpected key 'tagret' in 'tagret=/x' (did you mean target?)",
 		"Z,target=/x":                        "unexpected key 'z' in 'Z'",
 		"target=/x,ro=maybe":                 "invalid value for ro: maybe",
-		"target=/x,from=$A":                  "'from' doesn't support variable expansion",
 		"target=/x,required":                 "unexpected key 'required' for mount type 'bind'",
 		"target=/x,size=1":                   "unexpected key 'size' for mount type 'bind'",
 		"type=tmpfs,target=/x,size=big":      "invalid value for size: big",

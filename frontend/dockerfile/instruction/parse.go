@@ -21,8 +21,11 @@ func Parse(data []byte) (*File, error) {
 		return nil, syntaxError(data, err)
 	}
 	f := &File{Escape: res.EscapeToken, Warnings: res.Warnings}
+	if f.Dialect, err = DetectDialect(data); err != nil {
+		return nil, err
+	}
 	for _, n := range res.AST.Children {
-		in, err := fromNode(n, f.Escape)
+		in, err := fromNode(n, f.Escape, f.Dialect)
 		if err != nil {
 			return f, parseError(err, n.Location())
 		}
@@ -65,7 +68,13 @@ func ParseTrigger(text string, ranges []parser.Range) (Instruction, error) {
 	case "from", "onbuild", "maintainer":
 		return nil, parser.WithLocation(fmt.Errorf("%s is not allowed as an ONBUILD trigger", strings.ToUpper(n.Value)), ranges)
 	}
-	in, err := fromNode(n, res.EscapeToken)
+	parse, err := parserOf(n.Value, Plain)
+	if err != nil {
+		return nil, parser.SetLocation(fmt.Errorf("onbuild trigger %q: %w", text, err), ranges)
+	}
+	r := newRequest(n, res.EscapeToken, Plain)
+	r.stored = true
+	in, err := parse(r)
 	if err != nil {
 		return nil, parser.SetLocation(fmt.Errorf("onbuild trigger %q: %w", text, err), ranges)
 	}
@@ -91,17 +100,31 @@ type request struct {
 	json     bool
 	heredocs []parser.Heredoc
 	escape   rune
+	dialect  Dialect
+	stored   bool // its text goes into the image
 }
 
-func fromNode(n *parser.Node, escape rune) (Instruction, error) {
-	parse, ok := parsers[strings.ToLower(n.Value)]
-	if !ok {
-		return nil, Suggest(fmt.Errorf("unknown instruction: %s", n.Value), n.Value, keywords(n.Value))
+func fromNode(n *parser.Node, escape rune, dialect Dialect) (Instruction, error) {
+	parse, err := parserOf(n.Value, dialect)
+	if err != nil {
+		return nil, err
 	}
-	return parse(newRequest(n, escape))
+	return parse(newRequest(n, escape, dialect))
 }
 
-func newRequest(n *parser.Node, escape rune) *request {
+// parserOf finds what makes the instruction of a keyword.
+func parserOf(keyword string, dialect Dialect) (func(*request) (Instruction, error), error) {
+	parse, ok := parsers[strings.ToLower(keyword)]
+	switch {
+	case ok:
+		return parse, nil
+	case strings.EqualFold(keyword, "include") && dialect == Plain:
+		return nil, fmt.Errorf("unknown instruction: %s: %s", keyword, needDialect)
+	}
+	return nil, Suggest(fmt.Errorf("unknown instruction: %s", keyword), keyword, keywords(keyword))
+}
+
+func newRequest(n *parser.Node, escape rune, dialect Dialect) *request {
 	return &request{
 		Pos: &Pos{
 			Keyword:  n.Value,
@@ -115,6 +138,7 @@ func newRequest(n *parser.Node, escape rune) *request {
 		json:     n.Attributes["json"],
 		heredocs: n.Heredocs,
 		escape:   escape,
+		dialect:  dialect,
 	}
 }
 

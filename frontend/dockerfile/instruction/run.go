@@ -14,7 +14,8 @@ import (
 func parseRun(r *request) (Instruction, error) {
 	mount, network := &flag{name: "mount", kind: repeated}, &flag{name: "network", value: "default"}
 	security, device := &flag{name: "security", value: "sandbox"}, &flag{name: "device", kind: repeated}
-	if err := parseFlags(r.flags, mount, network, security, device); err != nil {
+	var limits limitFlags
+	if err := r.parseFlags([]*flag{mount, network, security, device}, limits.flags()...); err != nil {
 		return nil, err
 	}
 	if modes := []string{"default", "none", "host"}; !slices.Contains(modes, network.value) {
@@ -39,8 +40,12 @@ func parseRun(r *request) (Instruction, error) {
 	if len(in.Args) == 0 {
 		return nil, errors.New("RUN requires a command")
 	}
+	var err error
+	if in.Limits, err = limits.parse(); err != nil {
+		return nil, err
+	}
 	for _, m := range mount.values {
-		from, context, err := checkMount(m, r.escape)
+		from, context, err := r.checkMount(m)
 		if err != nil {
 			return nil, err
 		}
@@ -59,9 +64,9 @@ func parseRun(r *request) (Instruction, error) {
 
 // checkMount finds what is wrong with a mount whatever its variables will be, what it is
 // from, and whether that may be the build context.
-func checkMount(text string, escape rune) (from string, context bool, err error) {
+func (r *request) checkMount(text string) (from string, context bool, err error) {
 	if !strings.Contains(text, "$") {
-		lex := shell.NewLex(escape)
+		lex := shell.NewLex(r.escape)
 		m, err := ParseMount(text, func(word string) (string, error) {
 			v, _, err := lex.ProcessWord(word, noEnv{})
 			return v, err
@@ -78,8 +83,8 @@ func checkMount(text string, escape rune) (from string, context bool, err error)
 	for _, f := range fields {
 		key, value, ok := strings.Cut(f, "=")
 		if ok && strings.EqualFold(key, "from") {
-			if hasVariable(value) {
-				return "", false, errors.New("'from' doesn't support variable expansion, define alias stage instead")
+			if hasVariable(value) && r.dialect == Plain {
+				return "", false, errors.New("'from' doesn't support variable expansion, define alias stage instead; \"# dbuild=1\" at the head of the Dockerfile turns it on")
 			}
 			from = value
 		}

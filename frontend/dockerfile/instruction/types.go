@@ -11,6 +11,7 @@ type File struct {
 	Global   []*Arg // ARG instructions before the first FROM
 	Stages   []*Stage
 	Escape   rune // the escape character, `\` unless a directive says otherwise
+	Dialect  Dialect
 	Warnings []parser.Warning
 }
 
@@ -83,7 +84,8 @@ type From struct {
 	Written  string
 	As       string
 	Platform string
-	Doc      string // the comment above that begins with the name
+	Reset    []Reset // what is not inherited of Base's config
+	Doc      string  // the comment above that begins with the name
 }
 
 // Arg declares build arguments.
@@ -121,6 +123,7 @@ type Run struct {
 	Network  string   // "default", "none" or "host"
 	Security string   // "sandbox" or "insecure"
 	Devices  []Device
+	Limits   Limits
 }
 
 // A Device is a CDI device that a RUN asks for.
@@ -133,6 +136,8 @@ type Device struct {
 // source list they come after Sources.
 type Transfer struct {
 	Sources   []string
+	Optional  []bool // of Sources, by index: it need not be there; nil for none
+	When      string // if not empty, what must come to something true for anything to be done
 	Documents []Heredoc
 	Dest      string
 	Chown     string
