@@ -14,6 +14,7 @@ import (
 	"github.com/docker/cli/cli/config/configfile"
 	"github.com/moby/buildkit/client"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
+	digest "github.com/opencontainers/go-digest"
 )
 
 // hostGatewayLabel is where a worker tells its machine's address as builds see it.
@@ -22,7 +23,7 @@ const hostGatewayLabel = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"
 // build runs one build: it checks the request, finds a daemon, lends it what it needs,
 // shows progress and writes down the result.
 func (a *app) build(ctx context.Context, f *buildflags.Flags, contextArg string) error {
-	files := resultFiles{iid: f.IIDFile, metadata: f.MetadataFile}
+	files := resultFiles{iid: f.IIDFile, bid: f.BIDFile, metadata: f.MetadataFile}
 	if err := files.clear(); err != nil {
 		return err
 	}
@@ -84,6 +85,19 @@ func (a *app) build(ctx context.Context, f *buildflags.Flags, contextArg string)
 	if req.Call.Method != "" {
 		return a.call(ctx, d, req.Call, opt, p)
 	}
+	made := a.startFacts(ctx, req, lent, files, func(ctx context.Context) (*facts, digest.Digest, error) {
+		return remoteFacts(ctx, d, lent, opt)
+	})
+	defer made.wait()
+	if req.NamesBuildID {
+		f, err := made.result()
+		if err != nil {
+			close(p.updates)
+			p.wait()
+			return err
+		}
+		req.SetBuildID(f.context.Encoded())
+	}
 	resp, err := d.Solve(ctx, nil, opt, p.updates)
 	p.wait()
 	if err == nil {
@@ -96,6 +110,9 @@ func (a *app) build(ctx context.Context, f *buildflags.Flags, contextArg string)
 		return err
 	}
 	p.printWarnings(a.stderr)
+	if err := made.add(a, resp.ExporterResponse, files.bid != ""); err != nil {
+		return err
+	}
 	return a.finish(files, f.Quiet, opt.Ref, resp.ExporterResponse)
 }
 
@@ -132,7 +149,7 @@ func (a *app) adapt(ctx context.Context, d *daemonConn, req *buildflags.Request)
 func solveOpt(d *daemonConn, req *buildflags.Request, l *lent, out *outputs) (client.SolveOpt, error) {
 	opt := client.SolveOpt{
 		Ref:                 strings.ToLower(rand.Text()),
-		Frontend:            "dockerfile.v0",
+		Frontend:            dockerfileFrontend,
 		FrontendAttrs:       req.Attrs,
 		Exports:             out.entries,
 		CacheImports:        req.CacheFrom,
@@ -180,7 +197,7 @@ func unknownContext(err error) error {
 	if !errors.As(err, &missing) {
 		return err
 	}
-	commands := []string{"build", "completion", "daemon", "debug", "du", "prune", "version"}
+	commands := []string{"build", "completion", "context", "daemon", "debug", "du", "hash", "prune", "version"}
 	if s := nearestCommand(missing.Path, commands); s != "" {
 		return fmt.Errorf("%w; did you mean \"dbuild %s\"?", err, s)
 	}

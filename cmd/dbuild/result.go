@@ -25,13 +25,14 @@ func imageID(resp map[string]string) string {
 	return resp[keyDigest]
 }
 
-// resultFiles are the files of --iidfile and --metadata-file. They exist only after a
-// successful build, and then are complete.
-type resultFiles struct{ iid, metadata string }
+// resultFiles are the files of --iidfile, --metadata-file and --bidfile. They are complete if
+// they exist. The first two exist only after a successful build, the last as soon as the
+// context is known.
+type resultFiles struct{ iid, metadata, bid string }
 
 // clear removes what an earlier build left.
 func (r resultFiles) clear() error {
-	for _, f := range []struct{ flag, path string }{{"--iidfile", r.iid}, {"--metadata-file", r.metadata}} {
+	for _, f := range []struct{ flag, path string }{{"--iidfile", r.iid}, {"--metadata-file", r.metadata}, {"--bidfile", r.bid}} {
 		if f.path == "" {
 			continue
 		}

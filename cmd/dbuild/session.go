@@ -43,6 +43,7 @@ type lent struct {
 	stores    map[string]content.Store
 	sharedKey string
 	temps     []string
+	again     string // another URL of a context that comes from standard input, to be read once
 }
 
 // close removes temporary files. Nothing may be using them.
@@ -103,12 +104,9 @@ func (a *app) lendSources(ctx context.Context, l *lent, req *buildflags.Request)
 	case req.Context == buildflags.FromStdin:
 		in := bufio.NewReaderSize(a.stdin, 1024)
 		if isArchive(in) {
-			if req.IgnoreFile != "" {
-				return errors.New("not implemented: --ignorefile for a tar on standard input")
+			if err := a.lendArchive(l, req, in); err != nil {
+				return err
 			}
-			uploads := uploadprovider.New()
-			req.Attrs["context"] = uploads.Add(io.NopCloser(in))
-			l.session = append(l.session, uploads)
 			break
 		}
 		if req.Dockerfile != buildflags.InContext {
@@ -160,6 +158,44 @@ func (a *app) lendSources(ctx context.Context, l *lent, req *buildflags.Request)
 	l.locals[buildflags.LocalDockerfile] = dir
 	if req.Context != buildflags.FromDir {
 		req.Attrs["dockerfilekey"] = buildflags.LocalDockerfile
+	}
+	return nil
+}
+
+// lendArchive lends a tar on standard input. Its ignore file counts, unlike those of contexts
+// that the daemon fetches by itself.
+func (a *app) lendArchive(l *lent, req *buildflags.Request, in io.Reader) error {
+	const ignores = "build-arg:BUILDKIT_CONTEXT_IGNORE_REMOTE"
+	if _, given := req.Attrs[ignores]; !given {
+		req.Attrs[ignores] = "1"
+	}
+	uploads := uploadprovider.New()
+	l.session = append(l.session, uploads)
+	if !req.WantsFacts {
+		req.Attrs["context"] = uploads.Add(io.NopCloser(in))
+		return nil
+	}
+	dir, err := l.temporary()
+	if err != nil {
+		return err
+	}
+	spool, err := os.Create(filepath.Join(dir, "context"))
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(spool, in)
+	if cerr := spool.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("keep standard input: %w", err)
+	}
+	for _, url := range []func(string){func(s string) { req.Attrs["context"] = s }, func(s string) { l.again = s }} {
+		f, err := os.Open(spool.Name())
+		if err != nil {
+			return err
+		}
+		url(uploads.Add(f))
 	}
 	return nil
 }

@@ -51,7 +51,7 @@ type loader struct {
 	beyond     error         // what the request demands that we cannot do, if another frontend can
 
 	ignoreMu sync.Mutex   // held while it is read
-	ignore   *ignore.File // nil until read
+	ignore   *ignore.File // nil until read, or if it does not count
 
 	imagesMu sync.Mutex
 	images   map[string]*imageFlight
@@ -204,6 +204,12 @@ func (l *loader) readDockerfile(ctx context.Context) error {
 		return fmt.Errorf("read %s: %w", l.filename, err)
 	}
 	l.info = &pb.SourceInfo{Filename: l.filename, Data: l.data, Language: "Dockerfile", Definition: def}
+	if !l.ignores() {
+		return nil
+	}
+	if l.ignore, err = l.givenIgnore(contextLocal); l.ignore != nil || err != nil {
+		return err
+	}
 	text, err := readSmall(ctx, ref, l.filename+ignore.Name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -226,37 +232,13 @@ func readSmall(ctx context.Context, ref frontend.Ref, name string) ([]byte, erro
 	return data, err
 }
 
-// readIgnore reads the ignore file of a local directory.
-func (l *loader) readIgnore(ctx context.Context, dir localDir, name string) (*ignore.File, error) {
-	dir.hint += "-" + ignore.Name
-	ref, err := l.solve(ctx, dir.files([]string{ignore.Name, ignore.Alternative}, name))
-	if err != nil {
-		return nil, err
-	}
-	return ignoreIn(ctx, ref)
-}
-
-// ignoreIn reads the ignore file in the root of a context.
-func ignoreIn(ctx context.Context, ref frontend.Ref) (*ignore.File, error) {
-	for _, name := range []string{ignore.Name, ignore.Alternative} {
-		data, err := readSmall(ctx, ref, name)
-		if err == nil {
-			return ignore.Parse(name, data)
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-	}
-	return &ignore.File{}, nil
-}
-
 // mainContext is the build context, of which the paths that follow returns are read.
 func (l *loader) mainContext(ctx context.Context, follow func() []string) (output, error) {
-	if l.context != nil {
-		return *l.context, nil
-	}
 	if err := l.loadIgnore(ctx); err != nil {
 		return output{}, err
+	}
+	if l.context != nil {
+		return l.admitted(*l.context), nil
 	}
 	dir := l.contextDir()
 	dir.exclude = l.ignore.Patterns()
@@ -265,21 +247,4 @@ func (l *loader) mainContext(ctx context.Context, follow func() []string) (outpu
 
 func (l *loader) contextDir() localDir {
 	return localDir{name: contextLocal, session: l.opts.session(contextLocal), hint: contextLocal}
-}
-
-// loadIgnore reads the ignore file of a local build context, once.
-func (l *loader) loadIgnore(ctx context.Context) error {
-	if l.context != nil {
-		return nil
-	}
-	l.ignoreMu.Lock()
-	defer l.ignoreMu.Unlock()
-	if l.ignore != nil {
-		return nil
-	}
-	f, err := l.readIgnore(ctx, l.contextDir(), "[internal] load "+ignore.Name)
-	if err == nil {
-		l.ignore = f
-	}
-	return err
 }

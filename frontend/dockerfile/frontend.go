@@ -61,6 +61,9 @@ func (dockerfile) Solve(ctx context.Context, bridge frontend.Bridge, req *fronte
 		return nil, err
 	}
 	defer func() { err = atSource(err, l.info) }()
+	if req.Opts["requestid"] == requestContext { // whatever the Dockerfile's language is
+		return l.contextTree(ctx)
+	}
 	if other, ok := l.syntax(); ok {
 		return l.forward(ctx, req, other)
 	}

@@ -98,7 +98,10 @@ func (c *namedContext) load(ctx context.Context, follow func() []string) (*loade
 	case "local":
 		name := strings.TrimPrefix(c.value, "local:")
 		dir := localDir{name: name, session: c.b.opts.session(name), hint: "context:" + c.key}
-		ignored, err := c.b.loader.readIgnore(ctx, dir, "[context "+c.key+"] load "+ignore.Name)
+		ignored, err := c.b.loader.givenIgnore(c.name)
+		if ignored == nil && err == nil {
+			ignored, err = c.b.loader.readIgnore(ctx, dir, "[context "+c.key+"] load "+ignore.Name)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -10,6 +10,7 @@ type Flags struct {
 	Allow         []string
 	Annotation    []string
 	Attest        []string
+	BIDFile       string
 	BuildArg      []string
 	BuildContext  []string
 	Builder       string
@@ -45,6 +46,10 @@ type Flags struct {
 	Target        string
 	Ulimit        []string
 
+	// NoDockerfile lets a directory without a Dockerfile be a context, for those who only
+	// look at it.
+	NoDockerfile bool
+
 	// Limits of the classic builder, each the value of a key of --resource.
 	memory, memorySwap, cpuShares, cpuPeriod, cpuQuota, cpusetCPUs, cpusetMems string
 
@@ -58,6 +63,7 @@ func New(fs *pflag.FlagSet) *Flags {
 	fs.StringArrayVar(&f.Allow, "allow", nil, `allow an extra privilege ("network.host", "security.insecure")`)
 	fs.StringArrayVar(&f.Annotation, "annotation", nil, `add an annotation to the image ("key=value", "index:key=value")`)
 	fs.StringArrayVar(&f.Attest, "attest", nil, `attestation to make ("type=sbom,generator=image")`)
+	fs.StringVar(&f.BIDFile, "bidfile", "", "write the digest of the build context to a file")
 	fs.StringArrayVar(&f.BuildArg, "build-arg", nil, `set a build argument ("NAME=value"; "NAME" takes it from the environment)`)
 	fs.StringArrayVar(&f.BuildContext, "build-context", nil, `additional build context ("name=path", "name=docker-image://...")`)
 	fs.StringVar(&f.Builder, "builder", "", "address of the daemon to use")
@@ -68,7 +74,7 @@ func New(fs *pflag.FlagSet) *Flags {
 	fs.BoolVar(&f.Check, "check", false, `check the Dockerfile without building ("--call=check")`)
 	fs.BoolVarP(&f.Debug, "debug", "D", false, "say more, also where in the program errors come from")
 	fs.StringVarP(&f.File, "file", "f", "", `the Dockerfile (default "PATH/Dockerfile")`)
-	fs.StringArrayVar(&f.IgnoreFile, "ignorefile", nil, `ignore file to use instead of .dockerignore`)
+	fs.StringArrayVar(&f.IgnoreFile, "ignorefile", nil, `ignore file to use instead of .dockerignore ("path", "name=path" for a --build-context)`)
 	fs.StringVar(&f.IIDFile, "iidfile", "", "write the image id to a file")
 	fs.StringArrayVar(&f.Label, "label", nil, `set a label of the image ("key=value")`)
 	fs.BoolVar(&f.Load, "load", false, `load the image into docker ("-o type=docker")`)
@@ -89,7 +95,7 @@ func New(fs *pflag.FlagSet) *Flags {
 	fs.StringArrayVar(&f.Secret, "secret", nil, `secret to lend to RUN ("id=name[,src=path|,env=NAME]")`)
 	fs.StringVar(&f.ShmSize, "shm-size", "", "size of /dev/shm in RUN")
 	fs.StringArrayVar(&f.SSH, "ssh", nil, `ssh agent or keys to lend to RUN ("default|id[=socket|key[,key]]")`)
-	fs.StringArrayVarP(&f.Tag, "tag", "t", nil, `name of the image ("name:tag")`)
+	fs.StringArrayVarP(&f.Tag, "tag", "t", nil, `name of the image ("name:tag"; %BUILDID% stands for the digest of the context)`)
 	fs.StringVar(&f.Target, "target", "", "stage to build")
 	fs.StringArrayVar(&f.Ulimit, "ulimit", nil, `limit of RUN's processes ("nofile=1024:2048")`)
 	f.addLegacy(fs)

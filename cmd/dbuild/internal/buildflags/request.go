@@ -38,6 +38,8 @@ type Request struct {
 	HostGateway   bool     // Attrs["add-hosts"] has addresses that only the daemon knows
 	AsksCache     []string // flags that ask for external caches
 	RemainsCached bool     // nobody gets the result
+	WantsFacts    bool     // the digests of the contexts are asked for
+	NamesBuildID  bool     // a name of the result has that of the main one: see SetBuildID
 	Notices       []string // what the user should know about flags that do nothing
 }
 
@@ -80,7 +82,7 @@ func (f *Flags) request(context string, env Env) (*Request, error) {
 	}
 	for _, step := range []func(*Request, Env) error{
 		f.frontendOptions, f.buildArgs, f.platforms, f.network, f.limits,
-		f.annotations, f.attestations, f.caches, f.lent, reproducible,
+		f.annotations, f.attestations, f.caches, f.lent, reproducible, f.facts,
 	} {
 		if err := step(r, env); err != nil {
 			return nil, err
@@ -106,8 +108,12 @@ func (f *Flags) checkCombinations() error {
 			}
 		}
 	}
-	if f.IIDFile != "" && f.IIDFile == f.MetadataFile {
-		return fmt.Errorf("--iidfile and --metadata-file name the same file")
+	files := map[string]string{}
+	for _, r := range []struct{ flag, path string }{{"--iidfile", f.IIDFile}, {"--bidfile", f.BIDFile}, {"--metadata-file", f.MetadataFile}} {
+		if other, taken := files[r.path]; taken && r.path != "" {
+			return fmt.Errorf("%s and %s name the same file", other, r.flag)
+		}
+		files[r.path] = r.flag
 	}
 	return nil
 }
@@ -231,7 +237,7 @@ func (f *Flags) platforms(r *Request, env Env) error {
 func normalizeTags(tags []string) ([]string, error) {
 	var out []string
 	for _, t := range tags {
-		n, err := reference.ParseNormalizedNamed(strings.TrimSpace(t))
+		n, err := reference.ParseNormalizedNamed(withPlace(strings.TrimSpace(t)))
 		if err != nil {
 			return nil, fmt.Errorf("-t %q is not an image name: %w", t, err)
 		}

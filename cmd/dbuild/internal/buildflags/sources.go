@@ -41,8 +41,10 @@ type Sources struct {
 	Locals map[string]string
 	// Layouts are directories in OCI layout lent to the build, by the id of the store.
 	Layouts map[string]string
-	// IgnoreFile is used in place of the ignore files that would be looked for.
-	IgnoreFile string
+	// IgnoreFile is used in place of the ignore files that would be looked for; IgnoreFiles
+	// are, in the named contexts that are directories.
+	IgnoreFile  string
+	IgnoreFiles map[string]string
 	// SSHContext and HTTPContext tell whether a git repository is the context, and how it is reached.
 	SSHContext, HTTPContext bool
 }
@@ -78,11 +80,13 @@ func (f *Flags) sources(context string, attrs map[string]string) (Sources, error
 	if err := f.dockerfile(&s, context, attrs); err != nil {
 		return s, err
 	}
-	if err := f.ignoreFile(&s); err != nil {
-		return s, err
-	}
 	for _, v := range f.BuildContext {
 		if err := s.named(v, attrs); err != nil {
+			return s, err
+		}
+	}
+	for _, v := range f.IgnoreFile {
+		if err := s.ignoreFile(v, attrs); err != nil {
 			return s, err
 		}
 	}
@@ -108,6 +112,9 @@ func (f *Flags) dockerfile(s *Sources, context string, attrs map[string]string) 
 	}
 	dir, name, err := findDockerfile(context, f.File)
 	if err != nil {
+		if f.NoDockerfile && f.File == "" {
+			return nil
+		}
 		return err
 	}
 	s.Locals[LocalDockerfile] = dir
@@ -197,26 +204,6 @@ func nearestFile(dir, name string) string {
 	return fmt.Sprintf(" (did you mean %s?)", filepath.Join(dir, best))
 }
 
-// ignoreFile reads --ignorefile.
-func (f *Flags) ignoreFile(s *Sources) error {
-	for _, v := range f.IgnoreFile {
-		if strings.Contains(v, "=") && !isFile(v) {
-			return fmt.Errorf("--ignorefile %s: not implemented: ignore files for named contexts", v)
-		}
-		if s.IgnoreFile != "" {
-			return errors.New("--ignorefile can be given once")
-		}
-		if !isFile(v) {
-			return filef("--ignorefile %s: no such file", v)
-		}
-		if s.Context == FromRemote {
-			return errors.New("--ignorefile has no meaning for a remote context")
-		}
-		s.IgnoreFile = v
-	}
-	return nil
-}
-
 // named reads one --build-context.
 func (s *Sources) named(v string, attrs map[string]string) error {
 	name, value, ok := strings.Cut(v, "=")
@@ -227,7 +214,7 @@ func (s *Sources) named(v string, attrs map[string]string) error {
 	if err != nil {
 		return fmt.Errorf("--build-context %q: %q is not a name: %w", v, name, err)
 	}
-	name = strings.TrimSuffix(reference.FamiliarString(named), ":latest")
+	name = familiar(named)
 	key := "context:" + name
 	if _, twice := attrs[key]; twice {
 		return fmt.Errorf("--build-context %s is given twice", name)
@@ -255,6 +242,11 @@ func (s *Sources) named(v string, attrs map[string]string) error {
 		return filef("--build-context %s: no such directory: %s", name, value)
 	}
 	return nil
+}
+
+// familiar is how the frontend calls a context.
+func familiar(n reference.Named) string {
+	return strings.TrimSuffix(reference.FamiliarString(n), ":latest")
 }
 
 // layout lends a directory in OCI layout: DIR[:TAG][@DIGEST].

@@ -57,7 +57,7 @@ func TestSources(t *testing.T) {
 		{"-f https://x/D .", Sources{Dockerfile: FromURL, DockerfileURL: "https://x/D", Locals: attrs("context", ".")}, attrs("filename", "Dockerfile")},
 		{"-", Sources{Context: FromStdin, Dockerfile: InContext, Locals: attrs()}, attrs("filename", "Dockerfile")},
 		{"-f a/D -", Sources{Context: FromStdin, Dockerfile: InContext, Locals: attrs()}, attrs("filename", "a/D")},
-		{"--ignorefile ign .", Sources{Locals: attrs("context", ".", "dockerfile", "."), IgnoreFile: "ign"}, attrs("filename", "Dockerfile")},
+		{"--ignorefile ign .", Sources{Locals: attrs("context", ".", "dockerfile", "."), IgnoreFile: "ign"}, attrs("filename", "Dockerfile", "ignorefile:context", "ign\nFROM scratch\n")},
 		{"https://h/r.git#main:dir", Sources{Context: FromRemote, Dockerfile: InContext, HTTPContext: true, Locals: attrs()},
 			attrs("filename", "Dockerfile", "context", "https://h/r.git#main:dir")},
 		{"https://h/ctx.tar.gz", Sources{Context: FromRemote, Dockerfile: InContext, Locals: attrs()},
