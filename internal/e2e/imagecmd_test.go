@@ -48,6 +48,7 @@ var imageVerbs = map[string]struct {
 	"config":  {"PATH WANT: part of the image config, such as config.Cmd; WANT is a string, JSON or \"absent\"", 2, false, checkConfig},
 	"layers":  {"COUNT", 1, false, checkLayers},
 	"history": {"REGEXP ...: what the last entries were created by, the newest at the end", 1, false, checkHistory},
+	"shares":  {"DIR COUNT: the newest layers are those of the image there", 2, false, checkShares},
 	"digest":  {"DIR: the layout there has the same image", 1, false, checkDigest},
 	"cat":     {"PATH TEXT: a file has this text, but for a newline at the end", 2, true, checkCat},
 	"cmp":     {"PATH FILE: a file has the same bytes as FILE", 2, true, checkCmp},
@@ -139,6 +140,21 @@ func checkHistory(_ *testscript.TestScript, img *image, args []string) error {
 		}
 	}
 	return nil
+}
+
+func checkShares(ts *testscript.TestScript, img *image, args []string) error {
+	other, err := openImage(ts.MkAbs(args[0]), "")
+	ts.Check(err)
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	newest := func(img *image) string {
+		var out []string
+		for _, l := range img.manifest.Layers[max(0, len(img.manifest.Layers)-n):] {
+			out = append(out, l.Digest.String())
+		}
+		return strings.Join(out, " ")
+	}
+	return equal("layers", newest(img), newest(other))
 }
 
 func checkDigest(ts *testscript.TestScript, img *image, args []string) error {
