@@ -14,7 +14,7 @@ const module = "github.com/dbuild/dbuild/"
 // rows is the direction of imports: a package may import only packages of rows above its
 // own, unless also says so. docs/architecture.md draws it.
 var rows = [][]string{
-	{"internal/flight", "internal/progress", "internal/rpcerror", "internal/treehash", "internal/signature", "internal/ignore"},
+	{"internal/flight", "internal/progress", "internal/rpcerror", "internal/treehash", "internal/signature", "internal/ignore", "internal/exportrecord"},
 	{"solver", "llb", "session", "attest"},
 	{"internal/registry", "internal/registry/*", "attest/provenance"},
 	{"internal/snapshot"},
