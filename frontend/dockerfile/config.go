@@ -58,6 +58,9 @@ func isEmptyImage(img *spec.DockerOCIImage) bool {
 
 // commit adds an instruction to the history. A layer is what changed files.
 func (s *stage) commit(text string, layer bool) {
+	if layer && s.layers >= 0 {
+		s.layers++
+	}
 	s.image.History = append(s.image.History, ocispec.History{
 		CreatedBy:  text,
 		Comment:    historyComment,

@@ -299,6 +299,9 @@ func (b *build) convert(ctx context.Context) (*Platform, error) {
 	if err := b.lint.err(); err != nil {
 		return nil, err
 	}
+	if err := b.writeExports(target); err != nil {
+		return nil, err
+	}
 	b.finish(target)
 	target.read.add("/")
 	def, err := marshal(ctx, target.out, b.target)

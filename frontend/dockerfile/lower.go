@@ -51,6 +51,7 @@ func (b *build) begin(s *stage) error {
 	if s.platform.OS != windows && !hasConfigEnv(conf.Env, "PATH") {
 		conf.Env = append(conf.Env, "PATH="+defaultPath)
 	}
+	s.startExports()
 	s.env.setAll(conf.Env)
 	if b.opts.hostname != "" {
 		s.hostname = b.opts.hostname
@@ -105,6 +106,10 @@ func (b *build) lower(s *stage, st *step) error {
 	case *instruction.OnBuild:
 		s.image.Config.OnBuild = append(s.image.Config.OnBuild, in.Trigger)
 		return nil
+	case *instruction.Export:
+		return b.export(s, in)
+	case *instruction.Import:
+		return b.imports(s, in, st.from)
 	}
 	return fmt.Errorf("not implemented: %s", strings.ToUpper(st.At().Keyword))
 }

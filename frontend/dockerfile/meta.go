@@ -66,6 +66,9 @@ func (b *build) label(s *stage, in *instruction.Label) error {
 		if in.Labels[i].Legacy {
 			b.lint.report(legacyKeyValue, in.Pos, "LABEL")
 		}
+		if err := checkLabel(kv.Key); err != nil {
+			return err
+		}
 		s.image.Config.Labels[kv.Key] = kv.Value
 		text += " " + kv.Key + "=" + kv.Value
 	}
@@ -213,20 +216,9 @@ func (b *build) stopSignal(s *stage, in *instruction.StopSignal) error {
 }
 
 func (b *build) expose(s *stage, in *instruction.Expose) error {
-	var ports []string
-	for _, p := range in.Ports {
-		words, err := b.lex.ProcessWords(p, &s.env)
-		if err != nil {
-			return err
-		}
-		for _, w := range words {
-			b.lintPort(in.Pos, w)
-			these, err := parsePorts(w)
-			if err != nil {
-				return fmt.Errorf("EXPOSE %s: %w", w, err)
-			}
-			ports = append(ports, these...)
-		}
+	ports, err := b.ports(s, in)
+	if err != nil {
+		return err
 	}
 	if s.image.Config.ExposedPorts == nil {
 		s.image.Config.ExposedPorts = map[string]struct{}{}

@@ -31,6 +31,8 @@ type loadedContext struct {
 	state
 	image  *spec.DockerOCIImage
 	ignore *ignore.File // of a directory
+
+	limited func(layers int) output // the image's lowest layers, or nil
 }
 
 // namedContext finds the context that a client gave for an image or stage name, or nil.
@@ -135,6 +137,9 @@ func (c *namedContext) loadImage(ctx context.Context, l *loadedContext, ref stri
 	name := "[context " + c.key + "] " + ref
 	p := c.sourcePlatform()
 	l.use(img, p, llb.Image(named.String(), llb.ImageOptions{Platform: &p}, llb.Meta{Name: name}))
+	l.limited = func(layers int) output {
+		return ready(llb.Image(named.String(), llb.ImageOptions{Platform: &p, LayerLimit: &layers}, llb.Meta{Name: name}))
+	}
 	return nil
 }
 
@@ -182,9 +187,13 @@ func (c *namedContext) loadLayout(ctx context.Context, l *loadedContext, spec st
 	}
 	name := "[context " + c.key + "] OCI load from client"
 	p := c.sourcePlatform()
-	l.use(img, p, llb.OCILayout(shown.String(), llb.OCILayoutOptions{
-		Platform: &p, SessionID: store.SessionID, StoreID: store.StoreID,
-	}, llb.Meta{Name: name}))
+	layout := llb.OCILayoutOptions{Platform: &p, SessionID: store.SessionID, StoreID: store.StoreID}
+	l.use(img, p, llb.OCILayout(shown.String(), layout, llb.Meta{Name: name}))
+	l.limited = func(layers int) output {
+		low := layout
+		low.LayerLimit = &layers
+		return ready(llb.OCILayout(shown.String(), low, llb.Meta{Name: name}))
+	}
 	return nil
 }
 

@@ -84,8 +84,9 @@ func (b *build) resolve(ctx context.Context, s *stage, ref reference.Named) erro
 		if err != nil {
 			return err
 		}
-		s.state, s.image, s.ignore = l.state, l.image, l.ignore
+		s.state, s.image, s.ignore, s.limited = l.state, l.image, l.ignore, l.limited
 		if l.image == nil {
+			s.notImage = true
 			s.image = emptyConfig(b.target)
 			s.platform = &b.target
 		} else if p := l.image.Platform; p.OS != "" && p.Architecture != "" {
@@ -111,10 +112,11 @@ func (b *build) resolve(ctx context.Context, s *stage, ref reference.Named) erro
 			return err
 		}
 		if l.image == nil {
+			s.notImage = true
 			l.image = emptyConfig(*platform)
 		}
 		s.state, s.image, s.platform = l.state, l.image, platform
-		s.given, s.ignore = true, l.ignore
+		s.given, s.ignore, s.limited = true, l.ignore, l.limited
 		s.baseImage = cloneConfig(l.image)
 		s.image.Created = nil
 		s.state.setPlatform(*platform)
@@ -156,6 +158,9 @@ func (b *build) resolveImage(ctx context.Context, s *stage, ref reference.Named,
 	m := b.meta(s, &instruction.Pos{Ranges: s.at}, b.vertexName(s, "FROM "+pinned, platform, &env{}))
 	m.Description, m.IgnoreCache = command(s.source), false
 	s.out = ready(llb.Image(pinned, llb.ImageOptions{Platform: platform, ResolveMode: b.opts.resolveMode}, m))
+	s.limited = func(layers int) output {
+		return ready(llb.Image(pinned, llb.ImageOptions{Platform: platform, ResolveMode: b.opts.resolveMode, LayerLimit: &layers}, m))
+	}
 	s.setPlatform(*platform)
 	return nil
 }

@@ -46,10 +46,18 @@ type stage struct {
 	resolved    bool // a root: its base is known
 	triggered   bool // the base's ONBUILDs are among the steps
 	noCache     bool
+	notImage    bool    // it stands for a named context that is no image
 	contextRead pathSet // what it reads of the build context
 	read        pathSet // what is read of its base, by it and by stages on top of it
 
 	mounted []mounted
+
+	exports     exports
+	imported    []place                 // where files from others went
+	layers      int                     // of the state; -1 if that is not known
+	startLayers int                     // of the base
+	start       output                  // the base
+	limited     func(layers int) output // the base image's lowest layers; nil if that cannot be had
 
 	total, number int // of the instructions that make vertices
 	inTrigger     bool
@@ -168,7 +176,7 @@ func (b *build) newStage(i int, in *instruction.Stage) (*stage, error) {
 
 func makesVertex(in instruction.Instruction) bool {
 	switch in.(type) {
-	case *instruction.Add, *instruction.Copy, *instruction.Run, *instruction.Workdir:
+	case *instruction.Add, *instruction.Copy, *instruction.Run, *instruction.Workdir, *instruction.Import:
 		return true
 	}
 	return false
@@ -273,6 +281,14 @@ func (b *build) link(s *stage, in instruction.Instruction) (*step, error) {
 			}
 			st.from = append(st.from, from)
 		}
+	case *instruction.Import:
+		for _, ref := range in.Refs {
+			from, err := b.importable(s, in, ref)
+			if err = st.postpone(err); err != nil {
+				return nil, err
+			}
+			st.from = append(st.from, from)
+		}
 	}
 	return st, nil
 }
@@ -291,11 +307,15 @@ func (b *build) linkFrom(s *stage, st *step, what, name string) (*stage, error) 
 
 // A laterError is about a stage that comes too late to be read from.
 type laterError struct {
-	name string
-	line int
+	name      string
+	line      int
+	importing bool
 }
 
 func (e *laterError) Error() string {
+	if e.importing {
+		return fmt.Sprintf("IMPORT: stage %q needs to be defined before current command: it begins on line %d", e.name, e.line)
+	}
 	return fmt.Sprintf("cannot copy from stage %q, it needs to be defined before current stage: it begins on line %d", e.name, e.line)
 }
 
@@ -320,7 +340,7 @@ func (b *build) readable(s *stage, name string, at []parser.Range) (*stage, erro
 	}
 	for _, later := range b.stages[s.index+1:] {
 		if later.name != "" && strings.EqualFold(later.name, name) {
-			return nil, &laterError{name, later.at[0].Start.Line}
+			return nil, &laterError{name: name, line: later.at[0].Start.Line}
 		}
 	}
 	if n, err := strconv.Atoi(name); err == nil {
@@ -330,7 +350,7 @@ func (b *build) readable(s *stage, name string, at []parser.Range) (*stage, erro
 		case n < 0 || n >= len(b.stages):
 			return nil, fmt.Errorf("invalid stage index %d", n)
 		}
-		return nil, &laterError{name, b.stages[n].at[0].Start.Line}
+		return nil, &laterError{name: name, line: b.stages[n].at[0].Start.Line}
 	}
 	ext := &stage{index: -1, base: name, at: at, epoch: b.epoch, contextRead: pathSet{}, read: pathSet{}}
 	b.external = append(b.external, ext)
@@ -382,6 +402,9 @@ func (b *build) addTriggers() (more bool, err error) {
 			in, err := instruction.ParseTrigger(text, s.at)
 			if err != nil {
 				return false, err
+			}
+			if err := b.loader.foreign(in); err != nil {
+				return false, parser.WithLocation(fmt.Errorf("onbuild trigger %q: %w", text, err), s.at)
 			}
 			st, err := b.link(s, in)
 			if err = cmp.Or(err, st.err); err != nil {
