@@ -182,7 +182,7 @@ func (r *replay) copy(x *exported) error {
 	}
 	var actions []action
 	for _, src := range x.Sources {
-		a, err := r.transferSource(t, src)
+		a, err := r.transferSource(t, src, false)
 		if err != nil {
 			return err
 		}
