@@ -44,7 +44,7 @@ type ExecError struct {
 func (e *ExecError) Error() string {
 	msg := fmt.Sprintf("process %q did not complete successfully: %v", strings.Join(e.Args, " "), e.Err)
 	if e.Foreign != "" {
-		msg += fmt.Sprintf(" (it is for %s, and this machine has no emulator for that: register one with binfmt_misc, such as that of qemu-user-static)", e.Foreign)
+		msg += fmt.Sprintf("; it is for %s, for which this machine has no emulator: install one that registers with binfmt_misc, such as the package qemu-user-static", e.Foreign)
 	}
 	return msg
 }

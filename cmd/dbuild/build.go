@@ -49,6 +49,7 @@ func (a *app) build(ctx context.Context, f *buildflags.Flags, contextArg string)
 		return err
 	}
 	defer outputs.discard()
+	a.silenceLibraries()
 	lent, err := a.lend(ctx, req, dockerConfig)
 	if err != nil {
 		return err

@@ -42,14 +42,19 @@ type daemonConn struct {
 // ours tells whether the daemon is dbuild's and not BuildKit's.
 func (d *daemonConn) ours() bool { return d.info.Package == daemonPackage }
 
-// connect returns a connection to the daemon that the user means, starting one if the
-// user does not say which and none listens.
-func (a *app) connect(ctx context.Context) (*daemonConn, error) {
+// silenceLibraries keeps them from telling what users need not know, such as that
+// connections end, or that a filesystem has no fs-verity.
+func (a *app) silenceLibraries() {
 	if !a.debug {
-		// Libraries tell these what users need not know, such as that connections end.
 		log.SetOutput(io.Discard)
 		clog.L.Logger.SetOutput(io.Discard)
 	}
+}
+
+// connect returns a connection to the daemon that the user means, starting one if the
+// user does not say which and none listens.
+func (a *app) connect(ctx context.Context) (*daemonConn, error) {
+	a.silenceLibraries()
 	p := a.places()
 	addr := chooseAddress(a.addr, a.lookup, p)
 	// A daemon may leave because it is idle while we connect: then the next one is started.

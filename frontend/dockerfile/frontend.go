@@ -15,7 +15,6 @@ import (
 	spec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/patternmatcher"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/frontend/dockerfile/instruction"
@@ -185,11 +184,12 @@ func (l *loader) convert(ctx context.Context) ([]*Platform, error) {
 	}
 	out := make([]*Platform, len(targets))
 	outer := ctx
-	eg, ctx := errgroup.WithContext(ctx)
+	eg, ctx := newGroup(ctx)
+	var first *build
 	for i, t := range targets {
 		b := newBuild(l, file, t)
 		if i == 0 {
-			b.lint = lint // the others would say the same
+			b.lint, first = lint, b // the others would say the same
 		}
 		eg.Go(func() error {
 			p, err := b.convert(ctx)
@@ -202,6 +202,7 @@ func (l *loader) convert(ctx context.Context) ([]*Platform, error) {
 	if err != nil {
 		return nil, err
 	}
+	first.warnUnused(outer)
 	return out, nil
 }
 
@@ -280,7 +281,7 @@ func (b *build) convert(ctx context.Context) (*Platform, error) {
 		return nil, err
 	}
 	reads := b.readsContext()
-	eg, egctx := errgroup.WithContext(ctx)
+	eg, egctx := newGroup(ctx)
 	eg.Go(func() error { return b.resolveAll(egctx) })
 	if reads { // the ignore file travels meanwhile
 		eg.Go(func() error { return b.loader.loadIgnore(egctx) })

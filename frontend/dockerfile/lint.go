@@ -224,18 +224,23 @@ func (l *loader) warn(ctx context.Context, lint *linter) {
 	if lint == nil {
 		return
 	}
-	vertex := digest.Digest("")
-	if def := l.info.Definition.GetDef(); len(def) > 1 {
-		vertex = digest.FromBytes(def[len(def)-2])
-	}
 	for _, f := range lint.found {
 		short := f.rule.name + ": " + f.text
 		if line := f.line(); line > 0 {
 			short += fmt.Sprintf(" (line %d)", line)
 		}
 		l.bridge.Warn(ctx, frontend.Warning{
-			Vertex: vertex, Level: 1, Short: short, Detail: []string{f.rule.why}, URL: f.rule.url(),
+			Vertex: l.vertex(), Level: 1, Short: short, Detail: []string{f.rule.why}, URL: f.rule.url(),
 			Source: l.info, Ranges: wireRanges(f.ranges),
 		})
 	}
+}
+
+// vertex is the one that reads the Dockerfile, which warnings are about.
+func (l *loader) vertex() digest.Digest {
+	def := l.info.Definition.GetDef()
+	if len(def) < 2 {
+		return ""
+	}
+	return digest.FromBytes(def[len(def)-2])
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	spec "github.com/moby/docker-image-spec/specs-go/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/frontend/dockerfile/instruction"
@@ -59,7 +58,7 @@ func (b *build) resolveNeeded(ctx context.Context) error {
 		}
 		refs[i] = reference.TagNameOnly(ref)
 	}
-	eg, ctx := errgroup.WithContext(ctx)
+	eg, ctx := newGroup(ctx)
 	eg.SetLimit(maxResolves)
 	for i, s := range roots {
 		eg.Go(func() error { return parser.WithLocation(b.resolve(ctx, s, refs[i]), s.at) })
