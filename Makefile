@@ -14,7 +14,7 @@ SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 
 export CGO_ENABLED = 1
 
-.PHONY: build demo test lint unit e2e bench conformance conformance-report fuzz soak tools frontend-image clean build-deps test-deps
+.PHONY: build demo test lint unit e2e bench conformance conformance-report golden fuzz soak tools frontend-image clean build-deps test-deps
 
 # The small program that containers are made from goes into the big one. Only the small
 # one needs C: runc joins namespaces before Go starts, and libseccomp compiles filters.
@@ -60,6 +60,11 @@ conformance: build tools conformance-deps
 
 conformance-report:
 	$(CONFORMANCE) -report docs/conformance.md
+
+# golden asks a stock BuildKit what it makes of the Dockerfiles that ours is compared with.
+CASES ?= testdata/dockerfile/*.txtar
+golden: tools test-deps
+	testdata/dockerfile/golden/run.sh $(TOOLS) $(CASES)
 
 # fuzz runs every fuzz target for FUZZTIME.
 FUZZTIME ?= 60s

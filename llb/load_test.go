@@ -265,7 +265,6 @@ func TestMarshalReportsMistakes(t *testing.T) {
 		"git":      {llb.Git("ftp://a/b", llb.GitOptions{}, llb.Meta{}), "not a protocol of git"},
 		"no args":  {llb.Exec(llb.ExecOptions{Cwd: "/"}, llb.Meta{}).Root(), "needs arguments"},
 		"no cwd":   {llb.Exec(llb.ExecOptions{Args: []string{"a"}}, llb.Meta{}).Root(), "working directory"},
-		"targets":  {llb.Exec(llb.ExecOptions{Args: []string{"a"}, Cwd: "/", Mounts: []llb.Mount{{Target: "/a"}, {Target: "/a"}}}, llb.Meta{}).Root(), "two mounts at /a"},
 		"file":     {llb.File(llb.Output{}, nil, llb.Meta{}), "needs actions"},
 		"nil file": {llb.File(llb.Output{}, []llb.FileAction{nil}, llb.Meta{}), "empty action"},
 	} {

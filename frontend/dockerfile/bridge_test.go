@@ -106,6 +106,13 @@ func (b *fakeBridge) ResolveImage(_ context.Context, ref string, opt frontend.Re
 	name, _, _ := strings.Cut(ref, "@")
 	name = strings.TrimSuffix(strings.TrimPrefix(name, "docker.io/library/"), ":latest")
 	img, ok := b.images[name]
+	if opt.OCILayout != nil { // which has all of them, under any name
+		for _, i := range b.images {
+			if strings.HasSuffix(ref, "@"+i.Digest.String()) {
+				img, ok = i, true
+			}
+		}
+	}
 	if !ok {
 		return nil, fmt.Errorf("image %s: %w", ref, fs.ErrNotExist)
 	}
@@ -114,6 +121,11 @@ func (b *fakeBridge) ResolveImage(_ context.Context, ref string, opt frontend.Re
 		p = *opt.Platform
 	}
 	config, ok := img.Configs[platforms.Format(platforms.Normalize(p))]
+	for _, only := range img.Configs {
+		if len(img.Configs) == 1 { // not an index: it is what it is
+			config, ok = only, true
+		}
+	}
 	if !ok {
 		return nil, fmt.Errorf("image %s has no %s", ref, platforms.Format(p))
 	}

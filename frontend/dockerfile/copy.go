@@ -152,9 +152,11 @@ func (b *build) expandTransfer(s *stage, t *transfer) error {
 		if docs[i] = d; d.Expand {
 			lex := shell.NewLex('\\')
 			lex.SkipProcessQuotes = true
-			if docs[i].Data, _, err = lex.ProcessWord(d.Data, &s.env); err != nil {
+			var unknown map[string]struct{}
+			if docs[i].Data, unknown, err = lex.ProcessWord(d.Data, &s.env); err != nil {
 				return err
 			}
+			b.lintVars(s, unknown)
 		}
 	}
 	t.Documents = docs

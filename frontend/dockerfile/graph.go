@@ -3,7 +3,6 @@ package dockerfile
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -83,10 +82,7 @@ func execOp(e *exec, m llb.Meta) output {
 	return later(func() llb.Output {
 		o := e.ExecOptions
 		o.Root = e.root.llb()
-		for i, mt := range e.mounts {
-			if slices.ContainsFunc(e.mounts[i+1:], func(over mount) bool { return over.Target == mt.Target }) {
-				continue // hidden by a later mount at the same place
-			}
+		for _, mt := range e.mounts {
 			mt.Source = mt.from.llb()
 			o.Mounts = append(o.Mounts, mt.Mount)
 		}

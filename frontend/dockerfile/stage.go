@@ -161,10 +161,8 @@ func (b *build) newStage(i int, in *instruction.Stage) (*stage, error) {
 	} else {
 		s.label = "stage-" + strconv.Itoa(i)
 	}
-	if s.base != scratch {
-		if s.parent = b.lookup(s.base, i); s.parent == nil {
-			s.total = 1 // FROM makes a vertex of its own
-		}
+	if s.parent = b.lookup(s.base, i); s.parent == nil && s.base != scratch {
+		s.total = 1 // FROM makes a vertex of its own
 	}
 	for _, in := range in.Body {
 		if makesVertex(in) {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -20,6 +21,29 @@ var images = map[string]string{
 	"nopath":  `{}`,
 	"onbuild": `{"Env":["PATH=/bin"],"OnBuild":["COPY . /app","RUN echo triggered","ENV TRIGGER=1"]}`,
 	"empty":   `{"Env":["PATH=/bin"]}`,
+
+	// Images with what popular ones have in their configs.
+	"golang:1.26": `{"Env":["PATH=/go/bin:/usr/local/go/bin:/usr/sbin:/usr/bin:/sbin:/bin","GOLANG_VERSION=1.26.1","GOTOOLCHAIN=local","GOPATH=/go"],"Cmd":["bash"],"WorkingDir":"/go"}`,
+	"node:24":     `{"Env":["PATH=/usr/local/bin:/usr/bin:/bin","NODE_VERSION=24.1.0","YARN_VERSION=1.22.22"],"Entrypoint":["docker-entrypoint.sh"],"Cmd":["node"]}`,
+	"python:3.14": `{"Env":["PATH=/usr/local/bin:/usr/bin:/bin","LANG=C.UTF-8","PYTHON_VERSION=3.14.0"],"Cmd":["python3"]}`,
+	"rust:1.90":   `{"Env":["PATH=/usr/local/cargo/bin:/usr/bin:/bin","RUSTUP_HOME=/usr/local/rustup","CARGO_HOME=/usr/local/cargo"],"Cmd":["bash"]}`,
+	"temurin:25":  `{"Env":["PATH=/opt/java/openjdk/bin:/usr/bin:/bin","JAVA_HOME=/opt/java/openjdk","LANG=en_US.UTF-8"],"Entrypoint":["/__cacert_entrypoint.sh"],"Cmd":["jshell"]}`,
+	"nginx":       `{"Env":["PATH=/usr/sbin:/usr/bin:/sbin:/bin","NGINX_VERSION=1.29.0"],"Entrypoint":["/docker-entrypoint.sh"],"Cmd":["nginx","-g","daemon off;"],"ExposedPorts":{"80/tcp":{}},"StopSignal":"SIGQUIT","Labels":{"maintainer":"someone"}}`,
+	"postgres:18": `{"Env":["PATH=/usr/lib/postgresql/18/bin:/usr/bin:/bin","PGDATA=/var/lib/postgresql/data"],"Entrypoint":["docker-entrypoint.sh"],"Cmd":["postgres"],"ExposedPorts":{"5432/tcp":{}},"Volumes":{"/var/lib/postgresql/data":{}},"StopSignal":"SIGINT"}`,
+	"distroless":  `{"Env":["PATH=/usr/bin:/bin","SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt"],"User":"65532","WorkingDir":"/home/nonroot"}`,
+	"debian:13":   `{"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],"Cmd":["bash"]}`,
+	"alpine:3.22": `{"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],"Cmd":["/bin/sh"],"WorkingDir":"/"}`,
+	"bash-shell":  `{"Env":["PATH=/bin"],"Shell":["/bin/bash","-eo","pipefail","-c"],"Healthcheck":{"Test":["CMD-SHELL","true"],"Interval":1000000000},"User":"1000:1000","WorkingDir":"rel/dir"}`,
+	"odd-env":     `{"Env":["PATH=/bin","EMPTY=","NOVALUE","EQ=a=b","DUP=1","DUP=2","SP=a b"]}`,
+	"onbuild-doc": `{"Env":["PATH=/bin"],"OnBuild":["ARG MODE=dev","COPY <<EOF /etc/mode\nmode $MODE\nEOF","RUN <<EOF\necho one\nEOF","COPY --from=localhost:5731/rich /etc/x /x","WORKDIR /on/build","RUN --mount=type=cache,target=/c echo cached","LABEL from=trigger"]}`,
+	"amd64-only":  `{"Env":["PATH=/bin"],"Cmd":["sh"]}`,
+	"nanoserver":  `{"Env":["PATH=C:\\Windows\\system32;C:\\Windows"],"Cmd":["c:\\windows\\system32\\cmd.exe"],"User":"ContainerUser","WorkingDir":"C:\\app"}`,
+}
+
+// platformsOf are the platforms of the images that have others than most.
+var platformsOf = map[string][]ocispec.Platform{
+	"amd64-only": {{OS: "linux", Architecture: "amd64"}},
+	"nanoserver": {{OS: "windows", Architecture: "amd64", OSVersion: "10.0.20348.1"}},
 }
 
 type layout struct{ dir string }
@@ -69,14 +93,19 @@ func writeImages(dir string) error {
 		Digest  digest.Digest
 		Configs map[string]json.RawMessage
 	}
+	most := []ocispec.Platform{
+		{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm64"}, {OS: "linux", Architecture: "arm", Variant: "v7"},
+	}
 	all := map[string]known{}
 	top := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}}
 	for name, config := range images {
 		k := known{Configs: map[string]json.RawMessage{}}
 		index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
-		for _, p := range []ocispec.Platform{
-			{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm64"}, {OS: "linux", Architecture: "arm", Variant: "v7"},
-		} {
+		list := platformsOf[name]
+		if list == nil {
+			list = most
+		}
+		for _, p := range list {
 			layers, diffs := []ocispec.Descriptor{layer}, []digest.Digest{diff}
 			if name == "empty" {
 				layers, diffs = []ocispec.Descriptor{}, []digest.Digest{}
@@ -85,6 +114,9 @@ func writeImages(dir string) error {
 				"architecture": p.Architecture, "os": p.OS, "created": "2024-01-01T00:00:00Z",
 				"config": json.RawMessage(config), "rootfs": ocispec.RootFS{Type: "layers", DiffIDs: diffs},
 				"history": []ocispec.History{{CreatedBy: "base", EmptyLayer: name == "empty"}},
+			}
+			if p.OSVersion != "" {
+				conf["os.version"] = p.OSVersion
 			}
 			key := p.OS + "/" + p.Architecture
 			if p.Variant != "" {
@@ -109,11 +141,14 @@ func writeImages(dir string) error {
 			m.Platform = &p
 			index.Manifests = append(index.Manifests, m)
 		}
-		d, err := l.putJSON(ocispec.MediaTypeImageIndex, index)
-		if err != nil {
-			return err
+		d := index.Manifests[0]
+		if d.Platform = nil; len(list) > 1 { // what has one platform is no index
+			if d, err = l.putJSON(ocispec.MediaTypeImageIndex, index); err != nil {
+				return err
+			}
 		}
 		k.Digest = d.Digest
+		fmt.Println(name)
 		d.Annotations = map[string]string{ocispec.AnnotationRefName: name}
 		top.Manifests = append(top.Manifests, d)
 		all["localhost:5731/"+name] = k

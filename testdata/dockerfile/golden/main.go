@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
@@ -14,8 +15,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/moby/buildkit/client"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 	"github.com/rogpeppe/go-internal/txtar"
@@ -27,7 +31,8 @@ import (
 func main() {
 	log.SetFlags(0)
 	addr := flag.String("addr", "unix:///run/buildkit/buildkitd.sock", "address of the daemon")
-	images := flag.String("images", "", "write an OCI layout of the base images to this directory and exit")
+	images := flag.String("images", "", "write an OCI layout of the base images to this directory, print their names and exit")
+	layout := flag.String("layout", "", "such a layout, for cases with a context oci-layout://layout@...")
 	flag.Parse()
 	if *images != "" {
 		if err := writeImages(*images); err != nil {
@@ -40,9 +45,15 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	stores := map[string]content.Store{}
+	if *layout != "" {
+		if stores["layout"], err = local.NewStore(*layout); err != nil {
+			log.Fatal(err)
+		}
+	}
 	failed := false
 	for _, name := range flag.Args() {
-		if err := update(ctx, c, name); err != nil {
+		if err := update(ctx, c, name, stores); err != nil {
 			log.Printf("%s: %v", name, err)
 			failed = true
 		}
@@ -52,7 +63,7 @@ func main() {
 	}
 }
 
-func update(ctx context.Context, c *client.Client, name string) error {
+func update(ctx context.Context, c *client.Client, name string, stores map[string]content.Store) error {
 	ar, err := txtar.ParseFile(name)
 	if err != nil {
 		return err
@@ -65,6 +76,7 @@ func update(ctx context.Context, c *client.Client, name string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	refused := slices.IndexFunc(ar.Files, func(f txtar.File) bool { return f.Name == "refused" })
 	attrs := map[string]string{}
 	for _, f := range ar.Files {
 		if f.Name == "opts" {
@@ -95,13 +107,13 @@ func update(ctx context.Context, c *client.Client, name string) error {
 		return err
 	}
 	for k, v := range attrs {
-		if local, ok := strings.CutPrefix(v, "local:"); ok && strings.HasPrefix(k, "context:") {
-			if err := add(local, filepath.Join(dir, local)); err != nil {
+		if sub, ok := strings.CutPrefix(v, "local:"); ok && strings.HasPrefix(k, "context:") {
+			if err := add(sub, filepath.Join(dir, sub)); err != nil {
 				return err
 			}
 		}
 	}
-	_, err = c.Build(ctx, client.SolveOpt{LocalMounts: mounts}, "", func(ctx context.Context, g gateway.Client) (*gateway.Result, error) {
+	_, err = c.Build(ctx, client.SolveOpt{LocalMounts: mounts, OCIStores: stores}, "", func(ctx context.Context, g gateway.Client) (*gateway.Result, error) {
 		res, err := g.Solve(ctx, gateway.SolveRequest{Frontend: "dockerfile.v0", FrontendOpt: attrs})
 		if err != nil {
 			return nil, err
@@ -148,10 +160,25 @@ func update(ctx context.Context, c *client.Client, name string) error {
 		}
 		return gateway.NewResult(), nil
 	}, nil)
-	if err != nil {
+	switch {
+	case refused >= 0 && err == nil:
+		return errors.New("BuildKit does not refuse it")
+	case refused >= 0:
+		ar.Files[refused].Data = []byte(place(err))
+	case err != nil:
 		return err
 	}
 	return os.WriteFile(name, txtar.Format(ar), 0o644)
+}
+
+// place is the line that an error is about.
+func place(err error) string {
+	for _, src := range errdefs.Sources(err) {
+		if len(src.Ranges) > 0 {
+			return fmt.Sprintf("line %d\n", src.Ranges[0].Start.Line)
+		}
+	}
+	return "no line\n"
 }
 
 // checks lists the rules that the Dockerfile breaks with their lines, or nothing if it
@@ -214,8 +241,10 @@ func show(def *pb.Definition) ([]byte, error) {
 				return nil, fmt.Errorf("operation %d reads one that does not come before it", i)
 			}
 		}
-		if src := op.GetSource(); src != nil && src.Attrs[pb.AttrLocalSessionID] != "" {
-			src.Attrs[pb.AttrLocalSessionID] = "SESSION"
+		for _, key := range []string{pb.AttrLocalSessionID, pb.AttrOCILayoutSessionID} {
+			if src := op.GetSource(); src != nil && src.Attrs[key] != "" {
+				src.Attrs[key] = "SESSION"
+			}
 		}
 		dt, err := proto.MarshalOptions{Deterministic: true}.Marshal(&op)
 		if err != nil {
