@@ -321,7 +321,12 @@ func (b *build) addGit(t *transfer, g *gitRef) (action, error) {
 		g.checksum = t.checksum
 	}
 	g.mtime = "" // it is for contexts
-	return t.action(b.opts.gitSource(g, llb.Meta{Name: t.name}), "/"), nil
+	return t.action(b.opts.gitSource(g, b.fetchMeta(t)), "/"), nil
+}
+
+// fetchMeta is about the source that an ADD fetches: an error names the line.
+func (b *build) fetchMeta(t *transfer) llb.Meta {
+	return llb.Meta{Name: t.name, Locations: b.locations(t.Pos)}
 }
 
 func (b *build) addURL(t *transfer, src string) (action, error) {
@@ -336,7 +341,7 @@ func (b *build) addURL(t *transfer, src string) (action, error) {
 			return action{}, fmt.Errorf("checksum %q: %w", t.checksum, err)
 		}
 	}
-	a := t.action(httpSource(src, name, t.checksum, llb.Meta{Name: t.name}), name)
+	a := t.action(httpSource(src, name, t.checksum, b.fetchMeta(t)), name)
 	a.copy.AttemptUnpack = t.fetch != nil && *t.fetch
 	return a, nil
 }

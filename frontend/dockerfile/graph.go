@@ -95,8 +95,12 @@ func (b *build) meta(s *stage, at *instruction.Pos, name string) llb.Meta {
 	return llb.Meta{
 		Name:        name,
 		IgnoreCache: s.noCache,
-		Locations:   []*llb.SourceLocation{{File: b.loader.info, Ranges: wireRanges(at.Ranges)}},
+		Locations:   b.locations(at),
 	}
+}
+
+func (b *build) locations(at *instruction.Pos) []*llb.SourceLocation {
+	return []*llb.SourceLocation{{File: b.loader.info, Ranges: wireRanges(at.Ranges)}}
 }
 
 // command is the description of a vertex that holds its line of the Dockerfile.

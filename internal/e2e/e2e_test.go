@@ -70,6 +70,9 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"smalldisk":   cmdSmallDisk,
 	"build":       cmdBuild,
 	"image":       cmdImage,
+	"server":      cmdServer,
+	"requests":    cmdRequests,
+	"git":         cmdGit,
 
 	"buildkitd":        cmdBuildkitd,
 	"frontend-program": cmdFrontendProgram,
@@ -85,6 +88,7 @@ type state struct {
 	daemon   *exec.Cmd
 	log      *os.File
 	reg      *registry
+	server   *server
 	mounts   []string
 }
 
@@ -108,6 +112,9 @@ func (s *state) close() {
 	}
 	if s.reg != nil {
 		s.reg.close()
+	}
+	if s.server != nil {
+		s.server.Close()
 	}
 	for _, m := range s.mounts {
 		_ = syscall.Unmount(m, syscall.MNT_DETACH)
