@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
 	"slices"
@@ -51,6 +52,7 @@ var imageVerbs = map[string]struct {
 	"shares":  {"DIR COUNT: the newest layers are those of the image there", 2, false, checkShares},
 	"digest":  {"DIR: the layout there has the same image", 1, false, checkDigest},
 	"cat":     {"PATH TEXT: a file has this text, but for a newline at the end", 2, true, checkCat},
+	"print":   {"PATH: a file's text becomes the standard output, for the commands stdout and cp", 1, true, printFile},
 	"cmp":     {"PATH FILE: a file has the same bytes as FILE", 2, true, checkCmp},
 	"stat":    {"PATH MODE UID:GID [SECONDS], such as -rw-r--r-- 0:0", 2, true, checkStat},
 	"link":    {"PATH TARGET: a symbolic link", 2, true, checkLink},
@@ -68,7 +70,10 @@ func cmdImage(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: image [-d DIR] [-p PLATFORM] VERB ARG ...")
 	}
 	verb, ok := imageVerbs[args[0]]
-	if !ok || len(args)-1 < verb.least {
+	if !ok {
+		ts.Fatalf("image can %s, not %s", strings.Join(slices.Sorted(maps.Keys(imageVerbs)), ", "), args[0])
+	}
+	if len(args)-1 < verb.least {
 		ts.Fatalf("usage: image [-d DIR] [-p PLATFORM] %s %s", args[0], verb.usage)
 	}
 	img, err := openImage(ts.MkAbs(dir), platform)
@@ -169,6 +174,15 @@ func checkCat(_ *testscript.TestScript, img *image, args []string) error {
 		return err
 	}
 	return equal(args[0], strings.TrimSuffix(string(f.data), "\n"), args[1])
+}
+
+func printFile(ts *testscript.TestScript, img *image, args []string) error {
+	f, err := img.file(args[0])
+	if err != nil {
+		return err
+	}
+	_, err = ts.Stdout().Write(f.data)
+	return err
 }
 
 func checkCmp(ts *testscript.TestScript, img *image, args []string) error {
