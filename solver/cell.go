@@ -53,6 +53,7 @@ func (p *pinned) drop(s *Solver) {
 type prediction struct {
 	key     Key
 	settled bool
+	traced  bool // a foreign cache answers under the key
 }
 
 func (s *Solver) newCell(id Def, v *Vertex, ins []*cell) *cell {
@@ -157,23 +158,34 @@ func (c *cell) predict(a *attempt) (any, error) {
 		}
 		open = append(open, i)
 	}
+	hopeful := func() bool {
+		if stamp != (Stamp{}) {
+			return false
+		}
+		if !m.hopeful {
+			ctx := a.context()
+			for _, out := range keyed {
+				if !c.known(ctx, out) {
+					return false
+				}
+			}
+			m.hopeful = true // need not be asked again
+		}
+		return true
+	}
+	if stamp == (Stamp{}) {
+		if tracers := c.tracers(spec); len(tracers) > 0 {
+			return c.predictTraced(a, m, spec, tracers, preds, slots, open, hopeful)
+		}
+	}
 	if len(open) == 0 {
-		return &prediction{Key{opID(spec.ID, slots), stamp}, true}, nil
+		return &prediction{key: Key{opID(spec.ID, slots), stamp}, settled: true}, nil
 	}
 
 	// A stored answer needs every input read by key to have been seen by whoever
 	// stored it. Only then is it cheaper to build what decides than to build all.
-	if stamp != (Stamp{}) {
+	if !hopeful() {
 		return &prediction{}, nil
-	}
-	if !m.hopeful {
-		ctx := a.context()
-		for _, out := range keyed {
-			if !c.known(ctx, out) {
-				return &prediction{}, nil
-			}
-		}
-		m.hopeful = true // need not be asked again
 	}
 	for _, i := range open {
 		sum, ok := c.sum(a, m, i, spec.Slots[i])
@@ -183,7 +195,7 @@ func (c *cell) predict(a *attempt) (any, error) {
 	if missing {
 		return nil, errWait
 	}
-	return &prediction{Key{opID(spec.ID, slots), stamp}, true}, nil
+	return &prediction{key: Key{opID(spec.ID, slots), stamp}, settled: true}, nil
 }
 
 // maxRewinds is how often, for each input, a step starts over because what the cache
@@ -198,6 +210,7 @@ type gathered struct {
 	ins     []*answer // by input; nil if not there yet
 	sums    []*Sum    // by input; nil if not known yet
 	works   []*summing
+	foreign []*summing // by input; sums of another solver's kind
 	run     *run
 	rewinds int
 
@@ -235,7 +248,7 @@ func (m *gathered) drop(s *Solver) {
 			ans.drop(s)
 		}
 	}
-	for _, w := range m.works {
+	for _, w := range append(m.works, m.foreign...) {
 		if w != nil {
 			w.leave(m.c)
 		}
@@ -243,7 +256,7 @@ func (m *gathered) drop(s *Solver) {
 	if m.run != nil {
 		m.run.leave(m.c)
 	}
-	m.ins, m.sums, m.works, m.run, m.key = nil, nil, nil, nil, nil
+	m.ins, m.sums, m.works, m.foreign, m.run, m.key = nil, nil, nil, nil, nil, nil
 }
 
 // input returns the answer of input i, or nil if the step must wait.
@@ -273,7 +286,7 @@ func (c *cell) sum(a *attempt, m *gathered, i int, slot Slot) (_ Sum, ok bool) {
 		if sum, id, ok := c.s.cache.Sum(ans.out, slot.Part); ok && id == ans.id {
 			m.sums[i] = &sum
 		} else {
-			m.works[i] = c.joinSum(ans, slot)
+			m.works[i] = c.joinSum(ans, slot, false)
 		}
 	}
 	if m.sums[i] == nil {

@@ -109,6 +109,14 @@ type Entry struct {
 	Leaf bool // of a vertex without inputs
 	Sums []PartSum
 	From []ID // what it was made from and is in the list before it
+	// How it was made, for caches that name answers in another way: see Foreign. Op is nil
+	// if that is not known. Sums of Inputs are not filled in: see Job.ForeignSums.
+	Op     Op
+	Spec   Spec
+	Output int
+	Inputs []Traced
+
+	edges []Edge // by input
 }
 
 // A PartSum is the content of a part.
@@ -124,7 +132,10 @@ func (j *Job) Entries(ctx context.Context, edges ...Edge) []Entry {
 	found, brought := j.survey(edges)
 	out := make([]Entry, 0, len(found))
 	for _, f := range found {
-		e := Entry{ID: f.out, Leaf: f.leaf, From: f.from}
+		e := Entry{ID: f.out, Leaf: f.leaf, From: f.from, Output: f.output, Inputs: f.inputs, edges: f.edges}
+		if f.spec != nil {
+			e.Op, e.Spec = f.op, f.spec.Spec
+		}
 		if f.ans != nil {
 			e.Ref = f.ans.ref.Retain()
 		} else {
@@ -154,6 +165,12 @@ type finding struct {
 	ans   *answer // held; nil if the job has none
 	parts []Part  // that are read by content
 	from  []ID
+
+	op     Op
+	spec   *pinned // nil if not known
+	output int
+	inputs []Traced
+	edges  []Edge
 }
 
 // survey walks from edges down, inputs first, and names what it finds.
@@ -203,6 +220,7 @@ func (j *Job) survey(edges []Edge) (found []*finding, brought []Cache) {
 		}
 		out := OutputID(key.ID, p.output)
 		var from []ID
+		inputs := make([]Traced, len(p.c.ins))
 		spec, _ := p.c.spec.val.(*pinned)
 		for i, in := range p.c.ins {
 			k, ok := in.keyInHand()
@@ -210,6 +228,7 @@ func (j *Job) survey(edges []Edge) (found []*finding, brought []Cache) {
 				continue
 			}
 			below := OutputID(k.ID, p.c.v.Inputs[i].Output)
+			inputs[i].ID = below
 			b := byID[below]
 			if b == nil {
 				continue
@@ -224,7 +243,10 @@ func (j *Job) survey(edges []Edge) (found []*finding, brought []Cache) {
 		if byID[out] != nil {
 			continue // another definition with the same meaning
 		}
-		n := &finding{out: out, leaf: len(p.c.ins) == 0, from: from}
+		n := &finding{
+			out: out, leaf: len(p.c.ins) == 0, from: from,
+			op: p.c.v.Op, spec: spec, output: p.output, inputs: inputs, edges: p.c.v.Inputs,
+		}
 		if fl := p.c.answers[p.output]; fl != nil {
 			if ans, ok := fl.val.(*answer); ok {
 				ans.uses++

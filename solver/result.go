@@ -37,9 +37,17 @@ func (c *cell) solve(a *attempt, output int) (any, error) {
 		if !ok {
 			return nil, errWait
 		}
-		m.key = &key
 		// What was predicted from memory may differ from what is now in hand.
-		if !m.pred.settled || key != m.pred.key {
+		news := !m.pred.settled || key != m.pred.key
+		if news || !m.pred.traced {
+			found, wait := c.traceExact(a, m, spec, key)
+			if wait {
+				return nil, errWait
+			}
+			news = news || found
+		}
+		m.key = &key
+		if news {
 			if ans := c.lookup(a, key, output); ans != nil {
 				return ans, nil
 			}

@@ -216,9 +216,10 @@ func (r *run) call(ctx context.Context, d Demand, in []Ref) (refs []Ref, err err
 type summing struct {
 	flight // *Sum
 	users
-	k    sumKey
-	slot Slot
-	ans  *answer // held
+	k       sumKey
+	slot    Slot
+	ans     *answer // held
+	foreign bool    // of another solver's kind: an error is a zero Sum
 }
 
 type sumKey struct {
@@ -227,14 +228,14 @@ type sumKey struct {
 	ref  string
 }
 
-func (c *cell) joinSum(ans *answer, slot Slot) *summing {
+func (c *cell) joinSum(ans *answer, slot Slot, foreign bool) *summing {
 	s := c.s
 	k := sumKey{ans.out, slot.Part, ans.id}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w, ok := s.sums[k]
 	if !ok {
-		w = &summing{k: k, slot: slot, ans: ans}
+		w = &summing{k: k, slot: slot, ans: ans, foreign: foreign}
 		w.fn, w.limit = w.do, s.sumLimit
 		ans.uses++
 		s.sums[k] = w
@@ -257,6 +258,9 @@ func (w *summing) do(a *attempt) (any, error) {
 		return nil, context.Canceled
 	}
 	sum, err := w.call(a)
+	if err != nil && w.foreign && a.context().Err() == nil {
+		return &Sum{}, nil
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -31,6 +31,7 @@ type execOp struct {
 	devices     []string // full names
 	foreign     string   // the platform, if nothing here runs it
 	anew        bool     // cache mounts start empty
+	platform    *pb.Platform
 }
 
 // ExecError says that a process of the build failed.
@@ -54,7 +55,7 @@ func (e *ExecError) Unwrap() error { return e.Err }
 
 // newExecOp checks what the loader of the graph cannot: that mounts fit together.
 func newExecOp(w *Worker, v *llb.Vertex, exec *pb.ExecOp, grants DeviceGrants) (*execOp, error) {
-	o := &execOp{w: w, op: exec, inputs: len(v.Inputs), outputs: v.Outputs, name: vertexName(v), resources: v.Meta.GetLinuxResources(), description: v.Meta.GetDescription(), anew: v.Meta.GetIgnoreCache(), foreign: w.foreign(v.Op.Platform)}
+	o := &execOp{w: w, op: exec, inputs: len(v.Inputs), outputs: v.Outputs, name: vertexName(v), resources: v.Meta.GetLinuxResources(), description: v.Meta.GetDescription(), anew: v.Meta.GetIgnoreCache(), foreign: w.foreign(v.Op.Platform), platform: v.Op.Platform}
 	keyed := exec.CloneVT()
 	keyed.Meta.ProxyEnv = nil // a proxy changes how bytes travel, not what they are
 	var err error

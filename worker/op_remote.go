@@ -26,7 +26,7 @@ func (w *Worker) httpOp(url string, attrs map[string]string) (solver.Op, error) 
 			return nil, err
 		}
 		id := p.ID()
-		return &pinned{id: hash("http", id[:]), done: p.Release, used: httpUsed(url, p), fetch: func(ctx context.Context, d solver.Demand) (solver.Ref, error) {
+		return &pinned{id: hash("http", id[:]), done: p.Release, used: httpUsed(url, p), foreign: foreignHTTP(attrs, req, p), fetch: func(ctx context.Context, d solver.Demand) (solver.Ref, error) {
 			s, err := w.HTTP.Fetch(ctx, group{d}, p, d.Log())
 			if err != nil {
 				return nil, err
@@ -48,7 +48,7 @@ func (w *Worker) gitOp(name string, attrs map[string]string) (solver.Op, error) 
 			return nil, err
 		}
 		id := p.ID()
-		return &pinned{id: hash("git", id[:]), used: gitUsed(req, p), fetch: func(ctx context.Context, d solver.Demand) (solver.Ref, error) {
+		return &pinned{id: hash("git", id[:]), used: gitUsed(req, p), foreign: foreignGit(req, p), fetch: func(ctx context.Context, d solver.Demand) (solver.Ref, error) {
 			s, err := w.Git.Fetch(ctx, group{d}, p, d.Log())
 			if err != nil {
 				return nil, err

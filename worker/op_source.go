@@ -8,6 +8,7 @@ import (
 
 	"github.com/dbuild/dbuild/attest"
 	"github.com/dbuild/dbuild/attest/provenance"
+	"github.com/dbuild/dbuild/cache/buildkit"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/source/image"
 	"github.com/moby/buildkit/solver/pb"
@@ -20,6 +21,8 @@ type pinned struct {
 	fetch func(context.Context, solver.Demand) (solver.Ref, error)
 	done  func() // ends what the pin holds; nil if nothing
 	used  provenance.Used
+	// foreign is how BuildKit names the source; nil if it does not.
+	foreign func() (buildkit.Step, error)
 }
 
 // Release is called by the solver when nothing can ask for the source any more.
@@ -42,6 +45,17 @@ func (o *sourceOp) Spec(ctx context.Context, d solver.Demand) (solver.Spec, erro
 	return solver.Spec{ID: p.id, Pin: p}, nil
 }
 
+// BuildKit implements buildkit.Op.
+func (o *sourceOp) BuildKit(spec solver.Spec) (buildkit.Step, bool) {
+	p, ok := spec.Pin.(*pinned)
+	if !ok || p.foreign == nil {
+		return buildkit.Step{}, false
+	}
+	s, err := p.foreign()
+	s.Outputs = 1
+	return s, err == nil
+}
+
 func (o *sourceOp) Run(ctx context.Context, d solver.Demand, spec solver.Spec, _ []solver.Ref) ([]solver.Ref, error) {
 	r, err := spec.Pin.(*pinned).fetch(ctx, d)
 	if err != nil {
@@ -55,9 +69,9 @@ func (w *Worker) sourceOp(src *pb.SourceOp, p *pb.Platform, meta *pb.OpMetadata)
 	scheme, rest, _ := strings.Cut(src.Identifier, "://")
 	switch scheme {
 	case "docker-image":
-		return w.imageOp(rest, src.Attrs, platform(p))
+		return w.imageOp(rest, src.Attrs, p)
 	case "oci-layout":
-		return w.layoutOp(rest, src.Attrs, platform(p))
+		return w.layoutOp(rest, src.Attrs, p)
 	case "docker-image+blob", "oci-layout+blob":
 		return w.blobOp(src.Identifier, src.Attrs)
 	case "local":
@@ -77,13 +91,13 @@ func platform(p *pb.Platform) *ocispec.Platform {
 	return &ocispec.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant, OSVersion: p.OSVersion, OSFeatures: p.OSFeatures}
 }
 
-func (w *Worker) imageOp(name string, attrs map[string]string, p *ocispec.Platform) (solver.Op, error) {
+func (w *Worker) imageOp(name string, attrs map[string]string, p *pb.Platform) (solver.Op, error) {
 	limit, err := layerLimit(attrs[pb.AttrImageLayerLimit])
 	if err != nil {
 		return nil, err
 	}
 	return &sourceOp{pin: func(ctx context.Context, d solver.Demand) (*pinned, error) {
-		r, err := w.findImage(ctx, asker(d), name, p, attrs[pb.AttrImageResolveMode])
+		r, err := w.findImage(ctx, asker(d), name, platform(p), attrs[pb.AttrImageResolveMode])
 		if err == nil {
 			err = checkImage(r, name, attrs)
 		}
@@ -94,14 +108,14 @@ func (w *Worker) imageOp(name string, attrs map[string]string, p *ocispec.Platfo
 	}}, nil
 }
 
-func (w *Worker) layoutOp(name string, attrs map[string]string, p *ocispec.Platform) (solver.Op, error) {
+func (w *Worker) layoutOp(name string, attrs map[string]string, p *pb.Platform) (solver.Op, error) {
 	limit, err := layerLimit(attrs[pb.AttrOCILayoutLayerLimit])
 	if err != nil {
 		return nil, err
 	}
 	lay := layoutOf(name, attrs)
 	return &sourceOp{pin: func(ctx context.Context, d solver.Demand) (*pinned, error) {
-		r, err := w.Images.ResolveLayout(ctx, group{d}, lay, name, p)
+		r, err := w.Images.ResolveLayout(ctx, group{d}, lay, name, platform(p))
 		if err == nil {
 			err = checkImage(r, name, attrs)
 		}
@@ -126,7 +140,7 @@ func layerLimit(v string) (int, error) {
 
 // pinImage keys an image by its layers: two names for the same layers are the same. kind is
 // the type of its package URL, p the platform that was asked for.
-func (w *Worker) pinImage(r *image.Resolved, limit int, kind string, p *ocispec.Platform) *pinned {
+func (w *Worker) pinImage(r *image.Resolved, limit int, kind string, p *pb.Platform) *pinned {
 	if limit >= 0 && limit < len(r.Layers) {
 		c := *r // others use r, too
 		c.Layers = r.Layers[:limit]
@@ -138,7 +152,10 @@ func (w *Worker) pinImage(r *image.Resolved, limit int, kind string, p *ocispec.
 	}
 	return &pinned{
 		id:   hash("image", ids...),
-		used: imageUsed(r, kind, p),
+		used: imageUsed(r, kind, platform(p)),
+		foreign: func() (buildkit.Step, error) {
+			return buildkit.Image(r.Digest, p, limit)
+		},
 		fetch: func(ctx context.Context, d solver.Demand) (solver.Ref, error) {
 			if len(r.Layers) == 0 {
 				return NewRef(nil), nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/solver"
@@ -36,12 +37,14 @@ type record struct {
 
 // A result is a layer with all that is beneath it.
 type result struct {
-	Layer int `json:"layer"`
+	Layer   int        `json:"layer"`
+	Created *time.Time `json:"createdAt,omitempty"`
 }
 
 // A chain is a result whose layers are listed one by one, oldest first.
 type chain struct {
-	Layers []int `json:"layers"`
+	Layers  []int      `json:"layers"`
+	Created *time.Time `json:"createdAt,omitempty"`
 }
 
 type input struct {

@@ -57,8 +57,9 @@ type Imports struct {
 }
 
 var (
-	_ solver.Cache  = (*Imports)(nil)
-	_ solver.Knower = (*Imports)(nil)
+	_ solver.Cache   = (*Imports)(nil)
+	_ solver.Knower  = (*Imports)(nil)
+	_ solver.Foreign = (*Imports)(nil)
 )
 
 // NewImports returns Imports of no cache yet.
@@ -108,7 +109,7 @@ func (im *Imports) Get(ctx context.Context, id solver.ID) (solver.Ref, bool, err
 	im.mu.RUnlock()
 	known := false
 	for _, m := range list {
-		known = known || m.known[id]
+		known = known || m.knows(id)
 		layers, ok := m.result(id)
 		if !ok || doubt && !m.there(ctx, layers) {
 			continue
@@ -132,7 +133,7 @@ func (im *Imports) Get(ctx context.Context, id solver.ID) (solver.Ref, bool, err
 func (im *Imports) Known(id solver.ID) bool {
 	im.mu.RLock()
 	defer im.mu.RUnlock()
-	return slices.ContainsFunc(im.list, func(m *memory) bool { return m.known[id] })
+	return slices.ContainsFunc(im.list, func(m *memory) bool { return m.knows(id) })
 }
 
 // Sum implements solver.Cache. What it was computed from is somewhere else, so it is good
@@ -153,7 +154,7 @@ func (im *Imports) Drop(id solver.ID, _ solver.Ref) {
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	for _, m := range im.list {
-		im.doubt = im.doubt || m.known[id]
+		im.doubt = im.doubt || m.knows(id)
 		m.drop(id)
 	}
 }
@@ -171,15 +172,30 @@ type memory struct {
 	known  map[solver.ID]bool
 	sums   map[sumKey]solver.Sum
 
+	// records of all kinds, for BuildKit's names of answers; see bound.
+	records map[digest.Digest][]stored
+
 	mu      sync.Mutex
 	results map[solver.ID]stored
+	bound   map[solver.ID][]stored // what BuildKit remembers of our answers, as far as traced
 	gone    map[digest.Digest]bool // layers that were asked for
 }
 
-// A stored is a result as a config has it: expanding all of them would take much memory.
+// A stored is a record as a config has it: expanding all of them would take much memory.
 type stored struct {
-	c *config
-	r int // record
+	c *learned
+	r int
+}
+
+func (s stored) record() *record { return &s.c.Records[s.r] }
+
+// whole reports whether the record has a result all of whose layers are known.
+func (s stored) whole() bool { return s.c.has(*s.record(), s.c.whole) }
+
+// A learned is a config of which is known what of it is of use.
+type learned struct {
+	*config
+	whole []bool // by layer: it and all beneath it can be had
 }
 
 type sumKey struct {
@@ -193,6 +209,8 @@ func newMemory(from *origin) *memory {
 		gone:    map[digest.Digest]bool{},
 		layers:  map[digest.Digest]snapshot.ImageLayer{},
 		results: map[solver.ID]stored{},
+		records: map[digest.Digest][]stored{},
+		bound:   map[solver.ID][]stored{},
 		known:   map[solver.ID]bool{},
 		sums:    map[sumKey]solver.Sum{},
 	}
@@ -203,15 +221,17 @@ func (m *memory) learn(c *config, layers map[digest.Digest]snapshot.ImageLayer) 
 	for d, l := range layers {
 		m.layers[d] = l
 	}
-	whole := c.whole(func(d digest.Digest) bool { return m.layers[d].DiffID != "" })
+	l := &learned{c, c.whole(func(d digest.Digest) bool { return m.layers[d].DiffID != "" })}
 	for i, r := range c.Records {
 		id, ok := bytesOf(r.Digest)
 		if !ok {
 			continue
 		}
+		at := stored{l, i}
+		m.records[r.Digest] = append(m.records[r.Digest], at)
 		m.known[id] = true
-		if c.has(r, whole) {
-			m.results[id] = stored{c, i}
+		if at.whole() {
+			m.results[id] = at
 		}
 		for _, alternatives := range r.Inputs {
 			for _, in := range alternatives {
@@ -228,11 +248,14 @@ func (m *memory) learn(c *config, layers map[digest.Digest]snapshot.ImageLayer) 
 func (m *memory) result(id solver.ID) ([]snapshot.ImageLayer, bool) {
 	m.mu.Lock()
 	s, ok := m.results[id]
+	if !ok {
+		s, ok = newest(m.bound[id])
+	}
 	m.mu.Unlock()
 	if !ok {
 		return nil, false
 	}
-	blobs := s.c.layersOf(s.c.Records[s.r])
+	blobs := s.c.layersOf(*s.record())
 	layers := make([]snapshot.ImageLayer, len(blobs))
 	for i, d := range blobs {
 		layers[i] = m.layers[d]
@@ -257,6 +280,9 @@ func (m *memory) drop(id solver.ID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.results, id)
+	for i, s := range m.bound[id] {
+		m.bound[id][i].c = &learned{s.c.config, make([]bool, len(s.c.Layers))} // known, without a result
+	}
 }
 
 // there asks of each layer, once, whether it can still be had.

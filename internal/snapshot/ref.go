@@ -204,6 +204,16 @@ func (s *Store) Merge(refs ...*Ref) *Ref {
 	return newRef(s, layers, prefer, slices.Compact(top))
 }
 
+// Here reports whether every layer is files on this machine.
+func (r *Ref) Here() bool {
+	for _, l := range r.layers {
+		if l.here() == "" {
+			return false
+		}
+	}
+	return true
+}
+
 // files makes every layer files and returns their directories, oldest first.
 func (r *Ref) files(ctx context.Context, a Access) ([]string, error) {
 	if r == nil {
