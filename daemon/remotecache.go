@@ -166,6 +166,9 @@ func (b *build) inlineCache(res *frontend.Result) exporter.InlineCache {
 	return func(ctx context.Context, p exporter.Platform) ([]byte, error) {
 		entries := b.entriesOf(ctx, res, p.ID)
 		defer release(entries)
+		if err := b.job.ForeignSums(ctx, remote.Names{}, entries); err != nil {
+			return nil, err
+		}
 		return remote.Inline(entries, p.Ref)
 	}
 }
@@ -214,6 +217,9 @@ func (b *build) exportCaches(ctx context.Context, to cacheExports, res *frontend
 	}
 	entries := b.job.Entries(ctx, edges(res)...)
 	defer release(entries)
+	if err := b.job.ForeignSums(ctx, remote.Names{}, entries); err != nil {
+		return nil, err
+	}
 	var targets []*snapshot.Ref
 	for _, r := range results(res) {
 		s, err := b.layers(ctx, r)

@@ -18,8 +18,13 @@ import (
 // input has to be read after all, the exact key is computed from what is really there.
 type Foreign interface {
 	Cache
-	// Trace returns what finds the foreign name of a step, or ok false if nothing like
-	// this step is remembered.
+	Namer
+}
+
+// A Namer knows names that another solver gives to answers.
+type Namer interface {
+	// Trace returns what finds the foreign name of a step. It is ok false if the step has
+	// none, or, of a cache, if nothing like it is remembered.
 	Trace(Op, Spec) (_ Tracer, ok bool)
 }
 
@@ -246,7 +251,7 @@ func (c *cell) predictTraced(a *attempt, m *gathered, spec *pinned, tracers []Tr
 
 // ForeignSums fills in the foreign sums of what entries, which are those of Job.Entries,
 // read by content, as far as that content is here. foreign knows which there are.
-func (j *Job) ForeignSums(ctx context.Context, foreign Foreign, entries []Entry) error {
+func (j *Job) ForeignSums(ctx context.Context, foreign Namer, entries []Entry) error {
 	refs := make(map[ID]Ref, len(entries))
 	named := make(map[ID]bool, len(entries))
 	for _, e := range entries {

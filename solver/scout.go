@@ -50,7 +50,7 @@ func (c *cell) explore(a *attempt, i int) (any, error) {
 		return nil, errWait
 	}
 	slot, output := spec.Slots[i], c.v.Inputs[i].Output
-	if slot.Content == nil {
+	if slot.Content == nil || len(c.tracers(spec)) > 0 { // what it reads may not be needed
 		return explored{}, nil
 	}
 	if p.settled && p.key.Stamp == (Stamp{}) {

@@ -214,10 +214,11 @@ type builder struct {
 	config
 	layers  map[layer]int
 	records map[digest.Digest]int
+	foreign map[solver.ID]int // records by BuildKit's name of an output
 }
 
 func newBuilder() *builder {
-	return &builder{layers: map[layer]int{}, records: map[digest.Digest]int{}}
+	return &builder{layers: map[layer]int{}, records: map[digest.Digest]int{}, foreign: map[solver.ID]int{}}
 }
 
 // stack returns the index of the topmost of these blobs, oldest first.
@@ -236,8 +237,13 @@ func (b *builder) stack(blobs []digest.Digest) int {
 	return top
 }
 
-// add appends what is known of an output.
+// add appends what is known of an output, under both names.
 func (b *builder) add(e solver.Entry, results []result, chains []chain) {
+	b.own(e, results, chains)
+	b.buildkit(e, results, chains)
+}
+
+func (b *builder) own(e solver.Entry, results []result, chains []chain) {
 	r := record{Digest: digestOf(e.ID), Results: results, Chains: chains}
 	for _, id := range e.From {
 		if i, ok := b.records[digestOf(id)]; ok {

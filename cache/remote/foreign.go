@@ -133,6 +133,59 @@ func (m *memory) knows(id solver.ID) bool {
 	return len(m.bound[id]) > 0
 }
 
+// Names is a solver.Namer that knows BuildKit's names, for writing them.
+type Names struct{}
+
+// Trace implements solver.Namer.
+func (Names) Trace(op solver.Op, spec solver.Spec) (solver.Tracer, bool) {
+	step, ok := buildkit.Name(op, spec)
+	return &tracer{step: step}, ok
+}
+
+// buildkit appends what BuildKit would have written about an output, if all that it is made
+// from has a name.
+func (b *builder) buildkit(e solver.Entry, results []result, chains []chain) {
+	if e.Op == nil {
+		return
+	}
+	step, ok := buildkit.Name(e.Op, e.Spec)
+	if !ok || len(step.Inputs) != len(e.Inputs) || e.Output >= step.Outputs {
+		return
+	}
+	r := record{Digest: buildkit.Record(step.Digest, e.Output), Results: results}
+	for _, c := range chains {
+		if len(c.Layers) > 0 { // BuildKit has no empty results
+			r.Chains = append(r.Chains, c)
+		}
+	}
+	for i, in := range e.Inputs {
+		var alternatives []input
+		if at, ok := b.foreign[in.ID]; ok {
+			alternatives = append(alternatives, input{step.Inputs[i].Selector.String(), at})
+		}
+		if in.Sum != nil {
+			alternatives = append(alternatives, input{Link: b.leaf(buildkit.ContentRecord(*in.Sum))})
+		}
+		if len(alternatives) == 0 {
+			return
+		}
+		r.Inputs = append(r.Inputs, alternatives)
+	}
+	b.foreign[e.ID] = len(b.Records)
+	b.Records = append(b.Records, r)
+}
+
+// leaf returns the index of a record without inputs.
+func (b *builder) leaf(d digest.Digest) int {
+	i, ok := b.records[d]
+	if !ok {
+		i = len(b.Records)
+		b.records[d] = i
+		b.Records = append(b.Records, record{Digest: d})
+	}
+	return i
+}
+
 // A match is the records of one step.
 type match struct {
 	step  buildkit.Step
