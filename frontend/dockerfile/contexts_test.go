@@ -89,11 +89,11 @@ func TestInputs(t *testing.T) {
 	}
 }
 
-func TestLaterMountWins(t *testing.T) {
+func TestLaterMountIsOnTop(t *testing.T) {
 	p := convertOne(t, newFakeBridge(t), "FROM localhost:5731/base\nRUN --mount=type=cache,target=/x,id=one --mount=type=cache,target=/x,id=two y\n")
 	ops := opsOf(t, p.Definition)
 	mounts := ops[len(ops)-2].GetExec().Mounts
-	if len(mounts) != 2 || mounts[1].CacheOpt.ID != "/two" {
+	if len(mounts) != 3 || mounts[1].CacheOpt.ID != "/one" || mounts[2].CacheOpt.ID != "/two" {
 		t.Errorf("mounts %v", mounts)
 	}
 }
