@@ -32,6 +32,7 @@ type execOp struct {
 	foreign     string   // the platform, if nothing here runs it
 	anew        bool     // cache mounts start empty
 	platform    *pb.Platform
+	limits      llb.RunLimits
 }
 
 // ExecError says that a process of the build failed.
@@ -56,9 +57,12 @@ func (e *ExecError) Unwrap() error { return e.Err }
 // newExecOp checks what the loader of the graph cannot: that mounts fit together.
 func newExecOp(w *Worker, v *llb.Vertex, exec *pb.ExecOp, grants DeviceGrants) (*execOp, error) {
 	o := &execOp{w: w, op: exec, inputs: len(v.Inputs), outputs: v.Outputs, name: vertexName(v), resources: v.Meta.GetLinuxResources(), description: v.Meta.GetDescription(), anew: v.Meta.GetIgnoreCache(), foreign: w.foreign(v.Op.Platform), platform: v.Op.Platform}
+	var err error
+	if o.limits, err = llb.LimitsOf(o.description); err != nil {
+		return nil, fmt.Errorf("limits of a process: %w", err)
+	}
 	keyed := exec.CloneVT()
 	keyed.Meta.ProxyEnv = nil // a proxy changes how bytes travel, not what they are
-	var err error
 	if o.devices, err = w.devices(exec.CdiDevices, grants, o.name); err != nil {
 		return nil, err
 	}
@@ -137,8 +141,13 @@ func (o *execOp) Run(ctx context.Context, d solver.Demand, _ solver.Spec, in []s
 		return nil, err
 	}
 	defer o.w.release()
+	return o.tries(ctx, d, func(try int) ([]solver.Ref, error) { return o.once(ctx, d, in, try) })
+}
+
+// once is one try.
+func (o *execOp) once(ctx context.Context, d solver.Demand, in []solver.Ref, try int) ([]solver.Ref, error) {
 	m := &mounting{w: o.w, access: o.w.access(d), id: newID(), name: o.name, anew: o.anew}
-	refs, err := o.run(ctx, d, m, in)
+	refs, err := o.run(ctx, d, m, in, try)
 	if cleanErr := m.close(); err == nil && cleanErr != nil {
 		for _, r := range refs {
 			r.Release()
@@ -148,7 +157,7 @@ func (o *execOp) Run(ctx context.Context, d solver.Demand, _ solver.Spec, in []s
 	return refs, err
 }
 
-func (o *execOp) run(ctx context.Context, d solver.Demand, m *mounting, in []solver.Ref) ([]solver.Ref, error) {
+func (o *execOp) run(ctx context.Context, d solver.Demand, m *mounting, in []solver.Ref, try int) ([]solver.Ref, error) {
 	p, err := newProcess(o.op.Meta)
 	if err != nil {
 		return nil, err
@@ -166,12 +175,18 @@ func (o *execOp) run(ctx context.Context, d solver.Demand, m *mounting, in []sol
 
 	stdout, stderr := d.Log().Output(1), d.Log().Output(2)
 	p.Stdout, p.Stderr = stdout, stderr
-	err = o.w.Executor.Run(ctx, p)
+	err = o.execute(ctx, p, o.limits)
 	stdout.Close()
 	stderr.Close()
 	if err = o.judge(ctx, err); err != nil {
 		if ctx.Err() != nil {
 			return nil, err
+		}
+		if o.again(try, err) {
+			return nil, err
+		}
+		if try > 1 {
+			err = &TriesError{Tries: try, Err: err}
 		}
 		f := &Failure{Err: err, Action: -1, Input: -1, Inputs: make([]solver.Ref, len(o.op.Mounts))}
 		for i, mt := range o.op.Mounts {
@@ -212,7 +227,8 @@ func (o *execOp) judge(ctx context.Context, err error) error {
 		err = &runc.ExitError{}
 	}
 	failed := &ExecError{Args: o.op.Meta.Args, Err: err}
-	if exit == nil || exit.Code == notRun || exit.Code == notExecutable {
+	var late *TimeoutError
+	if exit == nil && !errors.As(err, &late) || exit != nil && (exit.Code == notRun || exit.Code == notExecutable) {
 		failed.Foreign = o.foreign
 	}
 	return failed

@@ -6,13 +6,16 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	spec "github.com/moby/docker-image-spec/specs-go/v1"
+	digest "github.com/opencontainers/go-digest"
 
 	"github.com/dbuild/dbuild/frontend"
+	"github.com/dbuild/dbuild/llb"
 )
 
 const ours = "# dbuild=1\n" + base
@@ -59,10 +62,10 @@ var badDialect = []struct {
 	{name: "timeout", text: ours + "RUN --timeout=10 x\n", line: 3, want: `--timeout: invalid duration "10", want one like 90s`},
 	{name: "timeout zero", text: ours + "RUN --timeout=0s x\n", line: 3, want: "must be at least"},
 	{name: "retry", text: ours + "RUN --retry=-1 x\n", line: 3, want: `--retry: invalid number "-1", want one from 0 to 100`},
-	{name: "retry on", text: ours + "RUN --retry=1 --retry-on=exits x\n", line: 3, want: `unknown reason "exits", want timeout, exit or exit:CODE (did you mean exit?)`},
+	{name: "retry on", text: ours + "RUN --retry=1 --retry-on=exits x\n", line: 3, want: `unknown reason "exits", want timeout, exit or exit:CODE`},
 	{name: "retry code", text: ours + "RUN --retry=1 --retry-on=exit:0 x\n", line: 3, want: `"0" is not an exit code from 1 to 255`},
 	{name: "retry on alone", text: ours + "RUN --retry-on=exit x\n", line: 3, want: "--retry, how often, is missing"},
-	{name: "retry on timeout", text: ours + "RUN --retry=1 --retry-on=timeout x\n", line: 3, want: "needs a --timeout"},
+	{name: "retry on timeout", text: ours + "RUN --retry=1 --retry-on=timeout x\n", line: 3, want: "needs a timeout"},
 }
 
 func TestBadDialect(t *testing.T) {
@@ -314,5 +317,40 @@ func TestResetOfStage(t *testing.T) {
 	}
 	if slices.ContainsFunc(p.Image.Config.Env, func(kv string) bool { return !strings.HasPrefix(kv, "PATH=") }) {
 		t.Errorf("the image has %v", p.Image.Config.Env)
+	}
+}
+
+// Limits are in no digest: a builder that does not know them finds and makes the same.
+func TestLimitsAreNotKeyed(t *testing.T) {
+	plain := convertOne(t, newFakeBridge(t), base+"RUN x\n")
+	limited := convertOne(t, newFakeBridge(t), ours+"RUN --timeout=10m --retry=2 --retry-on=exit:100,timeout x\n")
+	if d := cmp.Diff(plain.Definition.Def, limited.Definition.Def); d != "" {
+		t.Errorf("the operations differ: %s", d)
+	}
+	run := limited.Definition.Metadata[string(digest.FromBytes(limited.Definition.Def[len(limited.Definition.Def)-2]))]
+	got, err := llb.LimitsOf(run.GetDescription())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(llb.RunLimits{Timeout: 10 * time.Minute, Retry: 2, RetryOn: []string{"exit:100", "timeout"}}, got); d != "" {
+		t.Error(d)
+	}
+}
+
+// A foreignBridge leads to a builder that is not ours.
+type foreignBridge struct{ *fakeBridge }
+
+func (foreignBridge) EnforcesLimits() bool { return false }
+
+func TestLimitsNotEnforced(t *testing.T) {
+	for text, want := range map[string]int{"RUN --timeout=1s x\n": 1, "RUN --retry=1 x\n": 1, "RUN x\n": 0, "# check=skip=RunLimitsNotEnforced\nRUN --retry=1 x\n": 0} {
+		b := foreignBridge{newFakeBridge(t)}
+		b.files["Dockerfile"] = []byte(ours + text)
+		if _, err := Convert(t.Context(), b, &frontend.Request{}); err != nil {
+			t.Fatal(err)
+		}
+		if len(b.warnings) != want {
+			t.Errorf("%s: %v", text, b.warnings)
+		}
 	}
 }

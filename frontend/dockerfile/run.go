@@ -22,9 +22,6 @@ func (b *build) run(s *stage, in *instruction.Run, from []*stage) error {
 	if s.platform.OS == windows {
 		return errors.New("not implemented: RUN for Windows")
 	}
-	if in.Limits.Timeout != 0 || in.Limits.Retry != 0 {
-		return errors.New("not implemented: RUN --timeout, --retry")
-	}
 	s.read.add("/") // a command may read anything
 	e := &exec{ExecOptions: llb.ExecOptions{
 		Cwd: s.dir, User: s.user, Env: s.env.list(), Hostname: s.hostname,
@@ -36,6 +33,7 @@ func (b *build) run(s *stage, in *instruction.Run, from []*stage) error {
 
 	secrets := map[string]bool{}
 	described := command(in.Source)
+	b.limit(in, described)
 	for i, text := range in.Mounts {
 		m, err := instruction.ParseMount(text, func(word string) (string, error) { return b.expand(s, word) })
 		if err != nil {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"github.com/dbuild/dbuild/llb"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/apicaps"
@@ -44,6 +45,7 @@ func llbCaps() []*capspb.APICap {
 		pb.CapMergeOp, pb.CapDiffOp, pb.CapPassthroughOp,
 		pb.CapAnnotations, pb.CapSourceDateEpoch, pb.CapMultipleExporters, pb.CapGCFreeSpaceFilter,
 		pb.CapSourcePolicy, pb.CapSourcePolicySession, pb.CapAttestations,
+		llb.CapRunLimits,
 	)
 }
 

@@ -163,29 +163,17 @@ func killTrees(ctx context.Context, roots []string) error {
 
 // killTree sends SIGKILL to all processes and tries to remove the directories.
 func killTree(root string) error {
-	var dirs []string
-	err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err == nil && entry.IsDir() {
-			dirs = append(dirs, name)
-		}
-		return err
-	})
+	dirs, err := tree(root)
 	if err != nil {
 		return err
 	}
 	for _, dir := range slices.Backward(dirs) {
-		text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		pids, err := processes(dir)
+		if err != nil {
 			return err
 		}
-		for line := range strings.Lines(string(text)) {
-			// 0 is a process that this namespace does not see.
-			if pid, err := strconv.Atoi(strings.TrimSpace(line)); err == nil && pid > 0 {
-				_ = unix.Kill(pid, unix.SIGKILL)
-			}
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 		// A frozen cgroup's processes do not die.
 		_ = os.WriteFile(filepath.Join(dir, "freezer.state"), []byte("THAWED"), 0)
@@ -194,4 +182,51 @@ func killTree(root string) error {
 		}
 	}
 	return nil
+}
+
+// tree lists a directory and those below, parents first. There may be none.
+func tree(root string) (dirs []string, err error) {
+	err = filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil && entry.IsDir() {
+			dirs = append(dirs, name)
+		}
+		return err
+	})
+	return dirs, err
+}
+
+// processes are those in a cgroup itself.
+func processes(dir string) (pids []int, err error) {
+	text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for line := range strings.Lines(string(text)) {
+		// 0 is a process that this namespace does not see.
+		if pid, err := strconv.Atoi(strings.TrimSpace(line)); err == nil && pid > 0 {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// signalStep sends a signal to the processes in a step's cgroup, each once, as far as they
+// can be found.
+func (c *cgroups) signalStep(name string, sig unix.Signal) {
+	seen := map[int]bool{}
+	for _, root := range c.dirs(name) {
+		dirs, _ := tree(root)
+		for _, dir := range dirs {
+			pids, _ := processes(dir)
+			for _, pid := range pids {
+				if !seen[pid] {
+					seen[pid] = true
+					_ = unix.Kill(pid, sig)
+				}
+			}
+		}
+	}
 }

@@ -292,6 +292,15 @@ func (e *Executor) run(ctx context.Context, p *Process, watch *Running) (err err
 		watch.open(c.std)
 		defer e.watch(c)()
 	}
+	if p.Timeout > 0 {
+		var stop func() bool
+		ctx, stop = e.deadline(ctx, p, cgroup)
+		defer func() {
+			if stop() {
+				err = ErrTimeout
+			}
+		}()
+	}
 	err = e.runtime.run(ctx, c)
 	return errors.Join(err, c.std.finish())
 }

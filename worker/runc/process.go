@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"time"
 
 	"github.com/moby/buildkit/solver/pb"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -37,6 +38,9 @@ type Process struct {
 	// Edit changes the container before it is made, if not nil. What it mounts gets mount
 	// points as well.
 	Edit func(*specs.Spec) error
+	// Timeout, if not zero, is how long the container may run. Then all its processes get
+	// SIGTERM, and after Grace those that are left SIGKILL; the error is ErrTimeout.
+	Timeout, Grace time.Duration
 	// RemoveStubsRecursive also removes the parent directories made for mount points.
 	RemoveStubsRecursive bool
 }

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
+
+	"github.com/dbuild/dbuild/llb"
 )
 
 // A File is a parsed Dockerfile.
@@ -123,7 +125,7 @@ type Run struct {
 	Network  string   // "default", "none" or "host"
 	Security string   // "sandbox" or "insecure"
 	Devices  []Device
-	Limits   Limits
+	Limits   llb.RunLimits
 }
 
 // A Device is a CDI device that a RUN asks for.

@@ -24,8 +24,10 @@ import (
 type bridge struct {
 	c    gwpb.LLBBridgeClient
 	caps apicaps.CapSet
-	env  Environment
-	log  io.Writer
+	// limits says that the builder enforces llb.RunLimits.
+	limits bool
+	env    Environment
+	log    io.Writer
 	// policies are sent with every question that may have some.
 	policies []*spb.Policy
 	// caches are those that the builder is asked to look into; shared by all bridges of a run.
@@ -50,6 +52,9 @@ func (b *bridge) ImportCache(entries ...frontend.CacheEntry) {
 }
 
 var _ frontend.Bridge = (*bridge)(nil)
+
+// EnforcesLimits says whether the builder does what llb.RunLimits say.
+func (b *bridge) EnforcesLimits() bool { return b.limits }
 
 // Solve implements frontend.Bridge.
 func (b *bridge) Solve(ctx context.Context, def *pb.Definition) (frontend.Ref, error) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/internal/rpcerror"
+	"github.com/dbuild/dbuild/llb"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/util/apicaps"
 	capspb "github.com/moby/buildkit/util/apicaps/pb"
@@ -84,6 +85,9 @@ func (b *bridge) ping(ctx context.Context) error {
 		}
 	}
 	b.caps = gwpb.Caps.CapSet(caps)
+	for _, c := range resp.GetLLBCaps() {
+		b.limits = b.limits || c.GetID() == string(llb.CapRunLimits) && c.GetEnabled()
+	}
 	return nil
 }
 
