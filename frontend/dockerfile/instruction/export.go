@@ -83,7 +83,7 @@ func parseExport(r *request) (Instruction, error) {
 
 // set reads what is exported.
 func (in *Export) set(r *request, kind, text string) error {
-	if len(r.heredocs) > 0 && kind != "RUN" {
+	if kind != "RUN" && len(heredocsOf(text)) > 0 {
 		return errors.New("EXPORT: a heredoc is for EXPORT RUN only")
 	}
 	if kind == "ENV" && !strings.Contains(firstWord(text), "=") {

@@ -142,6 +142,11 @@ func heredocsOf(line string) []parser.Heredoc {
 // reparse reads a line under another keyword: moby's grammar has no operands for words
 // that it does not know.
 func (r *request) reparse(line string) (*request, error) {
+	if keyword, _, _ := strings.Cut(line, " "); keyword == "RUN" {
+		for _, doc := range r.heredocs {
+			line += "\n" + doc.Content + doc.Name
+		}
+	}
 	if r.escape != parser.DefaultEscapeToken {
 		line = "# escape=" + string(r.escape) + "\n" + line
 	}
