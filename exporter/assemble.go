@@ -269,6 +269,14 @@ func (in partInput) manifest(log *progress.Log, o ImageOptions) (*Manifest, erro
 			return nil, err
 		}
 	}
+	var lost bool
+	var err error
+	if ci.config, lost, err = checkExports(ci); err != nil {
+		return nil, err
+	}
+	if lost {
+		log.Warn(progress.Warning{Level: 1, Short: []byte("ExportDiffLost: the layers are not those of the steps, so the image does not say that it exports its changes (DIFF)")})
+	}
 	config, err := finishConfig(ci)
 	if err != nil {
 		return nil, err
