@@ -28,6 +28,9 @@ const (
 	dockerfileLocal = "dockerfile"
 	dockerfileName  = "Dockerfile"
 
+	// containerfileName is what others call it.
+	containerfileName = "Containerfile"
+
 	// maxFile bounds the Dockerfile and the ignore file, which are held in memory.
 	maxFile = 16 << 20
 )
@@ -198,6 +201,12 @@ func (l *loader) readDockerfile(ctx context.Context) error {
 	if l.data, err = readSmall(ctx, ref, l.filename); errors.Is(err, fs.ErrNotExist) && base == dockerfileName {
 		if data, err1 := readSmall(ctx, ref, lower); err1 == nil {
 			l.data, err = data, nil
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) && l.filename == dockerfileName && l.remote() {
+		// In a directory of its own the client has looked for it.
+		if data, err1 := readSmall(ctx, ref, containerfileName); err1 == nil {
+			l.filename, l.data, err = containerfileName, data, nil
 		}
 	}
 	if err != nil {
