@@ -1,7 +1,6 @@
 package contextfs
 
 import (
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -23,10 +22,9 @@ type Patterns struct {
 // a directory may be used by another of the same patterns.
 type filter struct {
 	include, exclude *patternmatcher.PatternMatcher // nil: all, none
-	// If all of them are plain paths, a directory is entered only if one of these (each
-	// ends with a slash) begins with it.
-	includes, exceptions      []string
-	plainIncludes, plainExcep bool
+	// A directory that is left out is entered only if these may match something in it: what
+	// Include asks for, and what Exclude takes back in.
+	includes, exceptions reach
 }
 
 // matches is what is known of a directory for matching what is in it.
@@ -56,13 +54,17 @@ func newFilter(p Patterns) (*filter, error) {
 		if out.include, err = patternmatcher.New(p.Include); err != nil {
 			return nil, err
 		}
-		out.includes, out.plainIncludes = prefixes(out.include, false)
+		if out.includes, err = newReach(out.include, false); err != nil {
+			return nil, err
+		}
 	}
 	if len(p.Exclude) > 0 {
 		if out.exclude, err = patternmatcher.New(p.Exclude); err != nil {
 			return nil, err
 		}
-		out.exceptions, out.plainExcep = prefixes(out.exclude, true)
+		if out.exceptions, err = newReach(out.exclude, true); err != nil {
+			return nil, err
+		}
 	}
 	return &out, nil
 }
@@ -84,23 +86,6 @@ func outermost(list []string) []string {
 	return out
 }
 
-// prefixes returns the patterns of one sign without their last glob, each with a slash,
-// and whether all are plain paths.
-func prefixes(m *patternmatcher.PatternMatcher, exclusion bool) ([]string, bool) {
-	var list []string
-	plain := true
-	for _, p := range m.Patterns() {
-		if p.Exclusion() != exclusion {
-			continue
-		}
-		const sep = string(filepath.Separator)
-		s := strings.TrimSuffix(strings.TrimSuffix(p.String(), sep+"**"), sep+"*")
-		plain = plain && !strings.ContainsAny(s, `*[]?^\`)
-		list = append(list, s+sep)
-	}
-	return list, plain
-}
-
 // admit decides about a path: whether it is meant, and if it is a directory, whether
 // anything in it may be.
 func (f *filter) admit(path string, dir bool, parent *matches) (m matches, keep, enter bool, err error) {
@@ -112,8 +97,10 @@ func (f *filter) admit(path string, dir bool, parent *matches) (m matches, keep,
 		}
 		if !ok {
 			keep = false
-			if dir && f.plainIncludes && !leads(f.includes, path) {
-				return m, false, false, nil
+			if dir {
+				if enter, err = f.includes.into(path); !enter || err != nil {
+					return m, false, false, err
+				}
 			}
 		}
 	}
@@ -124,20 +111,10 @@ func (f *filter) admit(path string, dir bool, parent *matches) (m matches, keep,
 		}
 		if hit {
 			keep = false
-			if dir && f.plainExcep && !leads(f.exceptions, path) {
-				enter = false
+			if dir {
+				enter, err = f.exceptions.into(path)
 			}
 		}
 	}
-	return m, keep, enter, nil
-}
-
-// leads reports whether one of the patterns begins with the directory path.
-func leads(patterns []string, path string) bool {
-	for _, p := range patterns {
-		if len(p) > len(path) && p[len(path)] == filepath.Separator && p[:len(path)] == path {
-			return true
-		}
-	}
-	return false
+	return m, keep, enter, err
 }
