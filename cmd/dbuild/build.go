@@ -132,6 +132,9 @@ func (a *app) finish(files resultFiles, quiet bool, ref string, resp map[string]
 
 // adapt fits the request to the daemon that was found.
 func (a *app) adapt(ctx context.Context, d *daemonConn, req *buildflags.Request) error {
+	if err := adaptIgnoreFiles(d, req); err != nil {
+		return err
+	}
 	if !req.HostGateway {
 		return nil
 	}
@@ -144,6 +147,21 @@ func (a *app) adapt(ctx context.Context, d *daemonConn, req *buildflags.Request)
 		ip = w.Labels[hostGatewayLabel]
 	}
 	return req.ResolveHostGateway(ip)
+}
+
+// adaptIgnoreFiles refuses what only our frontend knows: ignore files that the client cannot
+// put beside the Dockerfile.
+func adaptIgnoreFiles(d *daemonConn, req *buildflags.Request) error {
+	if d.ours() {
+		return nil
+	}
+	for attr := range req.Attrs {
+		name, ok := strings.CutPrefix(attr, buildflags.AttrIgnoreFile)
+		if ok && (name != buildflags.LocalContext || req.Context != buildflags.FromDir) {
+			return fmt.Errorf("--ignorefile: this daemon (%s) takes none for the context %s", d.info.Package, name)
+		}
+	}
+	return nil
 }
 
 // solveOpt is the request in the terms of the client library.
