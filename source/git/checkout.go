@@ -76,23 +76,6 @@ func (u *runner) fetchAll(ctx context.Context, dir string) error {
 	return err
 }
 
-// expand finds the commit that a short id is the beginning of.
-func (s *Source) expand(ctx context.Context, u *runner, short string, log *progress.Log) (string, error) {
-	dir, err := s.repository(ctx, u, 40, log)
-	if err != nil {
-		return "", err
-	}
-	defer dir.Close()
-	if err := u.fetchAll(ctx, dir.Path); err != nil {
-		return "", err
-	}
-	out, err := u.git(ctx, dir.Path, nil, "rev-parse", "--quiet", "--verify", "--end-of-options", short+"^{commit}")
-	if err != nil {
-		return "", fmt.Errorf("repository does not contain ref %q, and no single commit that begins so", short)
-	}
-	return strings.TrimSpace(out), nil
-}
-
 // get makes sure the repository has the commit of a pin.
 func (u *runner) get(ctx context.Context, dir string, p *Pin) error {
 	if u.has(ctx, dir, p.Commit) {

@@ -183,12 +183,12 @@ func TestRefs(t *testing.T) {
 	for ref, want := range map[string][2]string{
 		"": {one, "1"}, "HEAD": {one, "1"}, "trunk": {one, "1"}, "refs/heads/trunk": {one, "1"}, "pull/42/head": {two, "2"},
 		"refs/pull/42/head": {two, "2"}, "side/branch": {three, "3"}, "v1": {three, "3"}, "refs/tags/v1": {three, "3"},
-		two: {two, "2"}, one[:10]: {one, "1"},
+		two: {two, "2"},
 	} {
 		w.want(Request{Remote: r.url(), Ref: ref}, want[0], map[string]string{"f": want[1]})
 	}
 	for ref, want := range map[string]string{
-		"branch": "contain ref", "nothing": "contain ref", "0123456789": "contain ref", strings.Repeat("0", 40): "no commit",
+		"branch": "contain ref", "nothing": "contain ref", "0123456789": "contain ref", one[:10]: "full id", strings.Repeat("0", 40): "no commit",
 		"-x": "not a ref", "a..b": "not a ref", "--upload-pack=touch /tmp/x": "not a ref",
 	} {
 		p, err := w.src.Pin(t.Context(), nil, Request{Remote: r.url(), Ref: ref}, nil)

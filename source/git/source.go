@@ -114,14 +114,11 @@ func (s *Source) Find(ctx context.Context, g session.Group, req Request, log *pr
 	if f, ok := list.find(req.Ref); ok {
 		return f, nil
 	}
-	if !shortID.MatchString(req.Ref) {
-		return Found{}, fmt.Errorf("%s: repository does not contain ref %q", u.remote, req.Ref)
+	hint := ""
+	if shortID.MatchString(req.Ref) {
+		hint = " (a commit is meant by its full id only)"
 	}
-	id, err := s.expand(ctx, u, req.Ref, log)
-	if err != nil {
-		return Found{}, fmt.Errorf("%s: %w", u.remote, err)
-	}
-	return Found{Object: id, Commit: id}, nil
+	return Found{}, fmt.Errorf("%s: repository does not contain ref %q%s", u.remote, req.Ref, hint)
 }
 
 // PinTo pins the request to what was found before, if that is what it may be.
