@@ -32,6 +32,11 @@ func toStatus(err error) error {
 	if len(p.Details) > 0 { // somebody will look into it
 		p.Details = slices.Insert(p.Details, 0, rpcerror.Details(here())...)
 	}
+	if _, said := rpcerror.KindOf(err); !said {
+		if k := kindOf(err); k.Class == rpcerror.Network || k.Class == rpcerror.Config {
+			p.Details = append(p.Details, k.Info())
+		} // of the others the code and the details speak
+	}
 	return status.ErrorProto(p)
 }
 

@@ -120,6 +120,12 @@ func (e *NotImageError) Error() string {
 	return fmt.Sprintf("image %s: the source policy makes %s of it, which is no image", e.Ref, e.Source)
 }
 
+// An InputError says that what was asked of a frontend is wrong: the source, or an option.
+type InputError struct{ Err error }
+
+func (e *InputError) Error() string { return e.Err.Error() }
+func (e *InputError) Unwrap() error { return e.Err }
+
 // A Warning is about some lines of the source, and is shown at the vertex Vertex.
 type Warning struct {
 	Vertex digest.Digest

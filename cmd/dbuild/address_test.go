@@ -36,7 +36,7 @@ func TestChooseAddress(t *testing.T) {
 
 func TestAddressCheck(t *testing.T) {
 	for _, url := range []string{"foo://x", "localhost:1234", "unix://", ""} {
-		if err := (address{url: url, from: "--addr"}).check(); exitCode(err) != exitUsage {
+		if err := (address{url: url, from: "--addr"}).check(); exitCode(err) != exitConfig {
 			t.Errorf("%q: %v", url, err)
 		}
 	}

@@ -20,13 +20,9 @@ import (
 // hostGatewayLabel is where a worker tells its machine's address as builds see it.
 const hostGatewayLabel = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"
 
-// build runs one build: it checks the request, finds a daemon, lends it what it needs,
-// shows progress and writes down the result.
-func (a *app) build(ctx context.Context, f *buildflags.Flags, contextArg string) error {
-	files := resultFiles{iid: f.IIDFile, bid: f.BIDFile, metadata: f.MetadataFile}
-	if err := files.clear(); err != nil {
-		return err
-	}
+// buildOnce checks the request, finds a daemon, lends it what it needs, shows progress and
+// writes down the result. What becomes known on the way is in r.
+func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg string, files resultFiles, r *running) error {
 	if strings.Contains(f.Builder, "://") && a.addr == "" {
 		a.addr = f.Builder
 	}
@@ -83,6 +79,7 @@ func (a *app) build(ctx context.Context, f *buildflags.Flags, contextArg string)
 	if err != nil {
 		return err
 	}
+	r.ref, r.progress = opt.Ref, p
 	if req.Call.Method != "" {
 		return a.call(ctx, d, req.Call, opt, p)
 	}
@@ -114,6 +111,7 @@ func (a *app) build(ctx context.Context, f *buildflags.Flags, contextArg string)
 	if err := made.add(a, resp.ExporterResponse, files.bid != ""); err != nil {
 		return err
 	}
+	r.response = resp.ExporterResponse
 	return a.finish(files, f.Quiet, opt.Ref, resp.ExporterResponse)
 }
 

@@ -168,7 +168,7 @@ func TestFailuresLeaveNothing(t *testing.T) {
 	}{
 		{"step", status.Error(codes.Unknown, "exit code: 3"), exitOther},
 		{"internal", status.Error(codes.Internal, "oops"), exitInternal},
-		{"disk", status.Error(codes.ResourceExhausted, "disk full"), exitExhausted},
+		{"disk", status.Error(codes.ResourceExhausted, "disk full"), exitResources},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			inContext(t)
@@ -284,26 +284,26 @@ func TestMistakesNeedNoDaemon(t *testing.T) {
 		args, says string
 		code       int
 	}{
-		{"", "\"dbuild .\"", exitUsage},
-		{"a b", "not 2", exitUsage},
-		{"biuld .", "did you mean \"dbuild build\"?", exitUsage},
-		{"prun", "did you mean \"dbuild prune\"?", exitOther},
-		{"nothere", "no such directory: nothere", exitOther},
-		{"--tagret x .", "did you mean --target?", exitUsage},
-		{"--qqqqqqq .", "--help", exitUsage},
-		{"-Z .", "unknown flag -Z", exitUsage},
-		{"--target", "--target", exitUsage},
-		{"--progress plian .", "did you mean plain?", exitUsage},
-		{"--network x .", "x", exitUsage},
-		{"-f nothere .", "no such Dockerfile", exitOther},
+		{"", "\"dbuild .\"", exitConfig},
+		{"a b", "not 2", exitConfig},
+		{"biuld .", "did you mean \"dbuild build\"?", exitConfig},
+		{"prun", "did you mean \"dbuild prune\"?", exitConfig},
+		{"nothere", "no such directory: nothere", exitConfig},
+		{"--tagret x .", "did you mean --target?", exitConfig},
+		{"--qqqqqqq .", "--help", exitConfig},
+		{"-Z .", "unknown flag -Z", exitConfig},
+		{"--target", "--target", exitConfig},
+		{"--progress plian .", "did you mean plain?", exitConfig},
+		{"--network x .", "x", exitConfig},
+		{"-f nothere .", "no such Dockerfile", exitConfig},
 		{"--iidfile no/such/id .", "no such directory", exitOther},
-		{"--addr foo://x .", "not an address", exitUsage},
-		{"du x", "unexpected argument", exitUsage},
-		{"du --filter a=b", "unknown key", exitUsage},
-		{"prune --keep-duration x", "not a duration", exitUsage},
-		{"prune --max-used-space x", "not a size", exitUsage},
-		{"du --format {{", "--format", exitUsage},
-		{"daemon --log-format x", "text or json", exitUsage},
+		{"--addr foo://x .", "not an address", exitConfig},
+		{"du x", "unexpected argument", exitConfig},
+		{"du --filter a=b", "unknown key", exitConfig},
+		{"prune --keep-duration x", "not a duration", exitConfig},
+		{"prune --max-used-space x", "not a size", exitConfig},
+		{"du --format {{", "--format", exitConfig},
+		{"daemon --log-format x", "text or json", exitConfig},
 	} {
 		t.Run(tc.args, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
@@ -346,7 +346,7 @@ func TestUnreachableDaemon(t *testing.T) {
 	a := &app{stderr: &stderr, lookup: env(map[string]string{"DBUILD_HOST": "unix:///no/such/socket"})}
 	code := a.execute(t.Context(), []string{"-t", "a", "."})
 	want := "dbuild: no daemon answers at unix:///no/such/socket (from DBUILD_HOST): no such file or directory\n"
-	if code != exitOther || !strings.HasPrefix(stderr.String(), want) {
+	if code != exitNetwork || !strings.HasPrefix(stderr.String(), want) {
 		t.Errorf("exit %d, %q", code, stderr.String())
 	}
 }

@@ -34,7 +34,7 @@ func TestParseFilters(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"foo=bar", "type", "inuse=maybe", "inuse=false", "until=x", "until=-1h"} {
-		if _, err := parseFilters([]string{bad}); exitCode(err) != exitUsage {
+		if _, err := parseFilters([]string{bad}); exitCode(err) != exitConfig {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}

@@ -9,20 +9,10 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildflags"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/util/stack"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-)
-
-// Exit codes (reference: user's manual, exit codes).
-const (
-	exitOther     = 1
-	exitUsage     = 2
-	exitInternal  = 100
-	exitExhausted = 102
-	exitCanceled  = 130
 )
 
 // A usageError says that the command line is wrong.
@@ -57,30 +47,6 @@ func codeOf(err error) codes.Code {
 	return codes.Unknown
 }
 
-// exitCode returns what the program exits with because of err.
-func exitCode(err error) int {
-	var usage *usageError
-	var flags *buildflags.UsageError
-	var st statusError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &st):
-		return int(st)
-	case errors.As(err, &usage), errors.As(err, &flags):
-		return exitUsage
-	}
-	switch codeOf(err) {
-	case codes.Canceled:
-		return exitCanceled
-	case codes.Internal:
-		return exitInternal
-	case codes.ResourceExhausted:
-		return exitExhausted
-	}
-	return exitOther
-}
-
 // report tells the user about err: the place in the Dockerfile, the cause, a hint.
 func report(w io.Writer, err error, debug bool) {
 	var st statusError
@@ -91,18 +57,14 @@ func report(w io.Writer, err error, debug bool) {
 		fmt.Fprintln(w, "dbuild: canceled")
 		return
 	}
-	msg := plainMessage(err)
-	if codeOf(err) == codes.Unavailable && lost(msg) {
-		msg = "the connection to the daemon was lost: " + msg
-	}
-	if cut := strings.Index(msg, "\ngoroutine "); cut > 0 && !debug {
-		msg = msg[:cut]
-	}
+	msg := userMessage(err, debug)
 	for _, src := range errdefs.Sources(err) {
 		_ = src.Print(w)
 	}
-	if at := place(err); at != "" && !strings.HasPrefix(msg, at) {
-		msg = at + ": " + msg
+	if file, line := place(err); file != "" {
+		if at := fmt.Sprintf("%s:%d", file, line); !strings.HasPrefix(msg, at) {
+			msg = at + ": " + msg
+		}
 	}
 	fmt.Fprintln(w, "dbuild: "+msg)
 	if h := hint(err, msg); h != "" && !strings.Contains(msg, "\nhint: ") {
@@ -111,6 +73,18 @@ func report(w io.Writer, err error, debug bool) {
 	if debug && len(stack.Traces(err)) > 0 {
 		fmt.Fprintf(w, "\n%+v\n", stack.Formatter(err))
 	}
+}
+
+// userMessage is what a user is told about err, without its place.
+func userMessage(err error, debug bool) string {
+	msg := plainMessage(err)
+	if codeOf(err) == codes.Unavailable && lost(msg) {
+		msg = "the connection to the daemon was lost: " + msg
+	}
+	if cut := strings.Index(msg, "\ngoroutine "); cut > 0 && !debug {
+		msg = msg[:cut]
+	}
+	return msg
 }
 
 // How daemons found out that a file is not there, which is of no use to know: explained,
@@ -151,17 +125,17 @@ func lost(msg string) bool {
 	return false
 }
 
-// place returns FILE:LINE of the instruction that failed, or "".
-func place(err error) string {
+// place returns the file and line of the instruction that failed, or "".
+func place(err error) (file string, line int) {
 	sources := errdefs.Sources(err)
 	if len(sources) == 0 {
-		return ""
+		return "", 0
 	}
 	src := sources[len(sources)-1]
 	if src.GetInfo() == nil || len(src.GetRanges()) == 0 {
-		return ""
+		return "", 0
 	}
-	return fmt.Sprintf("%s:%d", src.Info.Filename, src.Ranges[0].GetStart().GetLine())
+	return src.Info.Filename, int(src.Ranges[0].GetStart().GetLine())
 }
 
 // hint returns what the user can do about err, if that is known.

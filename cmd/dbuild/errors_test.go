@@ -6,39 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"syscall"
 	"testing"
 
-	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildflags"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
-
-func TestExitCode(t *testing.T) {
-	for _, tc := range []struct {
-		err  error
-		want int
-	}{
-		{nil, 0},
-		{errors.New("x"), 1},
-		{usagef("x"), 2},
-		{fmt.Errorf("a: %w", &buildflags.UsageError{Err: errors.New("x")}), 2},
-		{status.Error(codes.Unknown, "x"), 1},
-		{status.Error(codes.NotFound, "x"), 1},
-		{fmt.Errorf("failed to solve: %w", status.Error(codes.Internal, "x")), 100},
-		{status.Error(codes.ResourceExhausted, "x"), 102},
-		{fmt.Errorf("out.tar: %w", syscall.ENOSPC), 102},
-		{status.Error(codes.Canceled, "x"), 130},
-		{fmt.Errorf("a: %w", context.Canceled), 130},
-		{statusError(7), 7},
-	} {
-		if got := exitCode(tc.err); got != tc.want {
-			t.Errorf("%v: got %d, want %d", tc.err, got, tc.want)
-		}
-	}
-}
 
 func TestReport(t *testing.T) {
 	dockerfile := []byte("FROM scratch\nCOPY busybox /bin/sh\nRUN exit 3\n")
@@ -76,6 +50,8 @@ dbuild: Dockerfile:3: bad
 		{"disk full", status.Error(codes.ResourceExhausted, "no space left on device"), "dbuild: no space left on device\nhint: \"dbuild prune\" frees space that builds do not need\n"},
 		{"own hint", status.Error(codes.Internal, "x\nhint: y"), "dbuild: x\nhint: y\n"},
 		{"missing file", status.Error(codes.Unknown, `failed to compute cache key: failed to calculate checksum of ref input: "/x": not found (did you mean "/y"?)`), "dbuild: \"/x\": not found (did you mean \"/y\"?)\n"},
+		{"missing file, explained", status.Error(codes.Unknown, `failed to compute cache key: failed to calculate checksum of ref input: "/x": not found: COPY: "x" is not in the build context; it is empty`), "dbuild: COPY: \"x\" is not in the build context; it is empty\n"},
+		{"missing file, copying", status.Error(codes.Unknown, `lstat /x: no such file or directory: ADD: "x" is not in the build context`), "dbuild: ADD: \"x\" is not in the build context\n"},
 		{"canceled", context.Canceled, "dbuild: canceled\n"},
 		{"said already", statusError(1), ""},
 	} {

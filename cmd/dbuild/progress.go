@@ -49,6 +49,7 @@ type progress struct {
 	debug    bool
 	warnings []client.VertexWarning
 	tail     tail
+	failed   map[string]string // names of the steps that failed, by digest
 }
 
 func (a *app) startProgress(mode string, debug bool) (*progress, error) {
@@ -62,7 +63,7 @@ func (a *app) startProgress(mode string, debug bool) (*progress, error) {
 	}
 	p := &progress{
 		updates: make(chan *client.SolveStatus), done: make(chan struct{}),
-		mode: mode, debug: debug, tail: tail{steps: map[digest.Digest]*stepTail{}},
+		mode: mode, debug: debug, tail: tail{steps: map[digest.Digest]*stepTail{}}, failed: map[string]string{},
 	}
 	shown := make(chan *client.SolveStatus)
 	go func() { // ends when the sender closes updates
@@ -70,6 +71,11 @@ func (a *app) startProgress(mode string, debug bool) (*progress, error) {
 		for s := range p.updates {
 			if mode == "quiet" {
 				p.tail.add(s)
+			}
+			for _, v := range s.Vertexes {
+				if v.Error != "" {
+					p.failed[v.Digest.String()] = v.Name
+				}
 			}
 			p.warnings = appendWarnings(p.warnings, s.Warnings)
 			shown <- s

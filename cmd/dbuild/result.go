@@ -25,14 +25,14 @@ func imageID(resp map[string]string) string {
 	return resp[keyDigest]
 }
 
-// resultFiles are the files of --iidfile, --metadata-file and --bidfile. They are complete if
-// they exist. The first two exist only after a successful build, the last as soon as the
-// context is known.
-type resultFiles struct{ iid, metadata, bid string }
+// resultFiles are the files of --iidfile, --metadata-file, --bidfile and --result-file. They
+// are complete if they exist. The first two exist only after a successful build, the third as
+// soon as the context is known, the last when the build has ended.
+type resultFiles struct{ iid, metadata, bid, result string }
 
 // clear removes what an earlier build left.
 func (r resultFiles) clear() error {
-	for _, f := range []struct{ flag, path string }{{"--iidfile", r.iid}, {"--metadata-file", r.metadata}, {"--bidfile", r.bid}} {
+	for _, f := range []struct{ flag, path string }{{"--iidfile", r.iid}, {"--metadata-file", r.metadata}, {"--bidfile", r.bid}, {"--result-file", r.result}} {
 		if f.path == "" {
 			continue
 		}
@@ -57,7 +57,7 @@ func (r resultFiles) clear() error {
 	return nil
 }
 
-// write writes both files.
+// write writes the files of a build that succeeded.
 func (r resultFiles) write(ref string, resp map[string]string) error {
 	if r.iid != "" {
 		id := imageID(resp)

@@ -1,12 +1,24 @@
 package dockerfile
 
 import (
+	"context"
 	"errors"
 
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
+
+	"github.com/dbuild/dbuild/frontend"
 )
+
+// asInput marks what the frontend itself found wrong. What the daemon answers keeps what it
+// is: it stands before this mark wherever errors are told apart.
+func asInput(err error) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return &frontend.InputError{Err: err}
+}
 
 // atSource gives err the lines of the Dockerfile that it is about, in the form in which
 // clients print them.

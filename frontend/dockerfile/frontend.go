@@ -57,9 +57,9 @@ type Platform struct {
 func (dockerfile) Solve(ctx context.Context, bridge frontend.Bridge, req *frontend.Request) (_ *frontend.Result, err error) {
 	l, err := open(ctx, bridge, req)
 	if err != nil {
-		return nil, err
+		return nil, asInput(err)
 	}
-	defer func() { err = atSource(err, l.info) }()
+	defer func() { err = asInput(atSource(err, l.info)) }()
 	if req.Opts["requestid"] == requestContext { // whatever the Dockerfile's language is
 		return l.contextTree(ctx)
 	}

@@ -69,6 +69,14 @@ func (e *Error) Unwrap() []error {
 	return out
 }
 
+// Retryable reports whether the same may succeed later.
+func (e *Error) Retryable() bool {
+	var late *statusError
+	var st remoteerrors.ErrUnexpectedStatus
+	return e.Class == ErrUnreachable || errors.As(e.Err, &late) ||
+		errors.As(e.Err, &st) && (st.StatusCode >= 500 || st.StatusCode == http.StatusTooManyRequests)
+}
+
 // explain turns what containerd, net/http or the registry say into an Error.
 func explain(op, ref, host string, err error) error {
 	if err == nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/moby/buildkit/solver/pb"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // A Process is one command to be run in one container. All paths are the daemon's
@@ -71,10 +72,17 @@ type ExitError struct {
 }
 
 func (e *ExitError) Error() string {
-	if e.OOMKilled {
-		return fmt.Sprintf("exit code: %d (out of memory)", e.Code)
+	text := fmt.Sprintf("exit code: %d", e.Code)
+	name := unix.SignalName(unix.Signal(e.Code - 128))
+	switch {
+	case e.OOMKilled:
+		text += " (out of memory: it was killed at its limit; --memory sets that)"
+	case e.Code == 128+int(unix.SIGKILL):
+		text += " (killed by SIGKILL; if nobody sent it, the machine ran out of memory)"
+	case e.Code > 128 && name != "":
+		text += " (ended by " + name + ")"
 	}
-	return fmt.Sprintf("exit code: %d", e.Code)
+	return text
 }
 
 // ExitCode returns Code.

@@ -20,6 +20,7 @@ type Flags struct {
 	CgroupParent  string
 	Check         bool
 	Debug         bool
+	ExitCode      string
 	File          string
 	IgnoreFile    []string
 	IIDFile       string
@@ -38,6 +39,7 @@ type Flags struct {
 	Push          bool
 	Quiet         bool
 	Resource      []string
+	ResultFile    string
 	SBOM          string
 	Secret        []string
 	ShmSize       string
@@ -73,6 +75,7 @@ func New(fs *pflag.FlagSet) *Flags {
 	fs.StringVar(&f.CgroupParent, "cgroup-parent", "", "parent cgroup of RUN")
 	fs.BoolVar(&f.Check, "check", false, `check the Dockerfile without building ("--call=check")`)
 	fs.BoolVarP(&f.Debug, "debug", "D", false, "say more, also where in the program errors come from")
+	fs.StringVar(&f.ExitCode, "exit-code", "", `what a failing RUN exits with ("step": its own code, or "class": 1)`)
 	fs.StringVarP(&f.File, "file", "f", "", `the Dockerfile (default "PATH/Dockerfile")`)
 	fs.StringArrayVar(&f.IgnoreFile, "ignorefile", nil, `ignore file to use instead of .dockerignore ("path", "name=path" for a --build-context)`)
 	fs.StringVar(&f.IIDFile, "iidfile", "", "write the image id to a file")
@@ -91,6 +94,7 @@ func New(fs *pflag.FlagSet) *Flags {
 	fs.BoolVar(&f.Push, "push", false, `push the image ("-o type=registry")`)
 	fs.BoolVarP(&f.Quiet, "quiet", "q", false, "print nothing but the image id")
 	fs.StringArrayVar(&f.Resource, "resource", nil, `limit of RUN ("memory=1g", "cpu-shares=512")`)
+	fs.StringVar(&f.ResultFile, "result-file", "", "write what came of the build to a file, also if it fails, as JSON")
 	fs.StringVar(&f.SBOM, "sbom", "", `shorthand for "--attest=type=sbom"`)
 	fs.StringArrayVar(&f.Secret, "secret", nil, `secret to lend to RUN ("id=name[,src=path|,env=NAME]")`)
 	fs.StringVar(&f.ShmSize, "shm-size", "", "size of /dev/shm in RUN")
