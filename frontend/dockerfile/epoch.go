@@ -33,14 +33,13 @@ func (b *build) takeEpoch(ctx context.Context) error {
 	if !given {
 		v, _ = b.global.Get(epochArg)
 	}
-	if v == "" {
-		return nil
-	}
 	if sec, err := strconv.ParseInt(v, 10, 64); err == nil {
 		t := time.Unix(sec, 0).UTC()
 		b.epoch = &t
-	} else if b.epoch, err = b.epochOf(ctx, v); err != nil {
-		return err
+	} else if v != "" {
+		if b.epoch, err = b.epochOf(ctx, v); err != nil {
+			return err
+		}
 	}
 	_, global := b.global.Get(epochArg)
 	if b.epoch == nil {

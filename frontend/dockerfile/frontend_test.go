@@ -2,7 +2,6 @@ package dockerfile
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -288,61 +287,4 @@ func TestGitContext(t *testing.T) {
 	if src.Identifier != "git://github.com/o/r.git#main:sub" || src.Attrs[pb.AttrKeepGitDir] != "true" {
 		t.Errorf("source %v", src)
 	}
-}
-
-// large is a Dockerfile of n lines with the usual mix of instructions.
-func large(n int) string {
-	var b strings.Builder
-	b.WriteString("ARG V=1\nFROM localhost:5731/base AS stage0\n")
-	for i := 2; i < n; i++ {
-		switch i % 10 {
-		case 0:
-			fmt.Fprintf(&b, "FROM stage%d AS stage%d\n", max(0, i/10-2), i/10)
-		case 1, 2, 3:
-			fmt.Fprintf(&b, "RUN echo %d $A%d && true\n", i, i)
-		case 4, 5:
-			fmt.Fprintf(&b, "COPY --chown=1:1 dir/file%d other$V /dst/%d/\n", i, i)
-		case 6:
-			fmt.Fprintf(&b, "ENV A%d=value-$V B=%d\n", i, i)
-		case 7:
-			fmt.Fprintf(&b, "RUN --mount=type=cache,target=/c%d --mount=type=bind,target=/ctx,source=s%d make\n", i, i)
-		case 8:
-			fmt.Fprintf(&b, "LABEL l%d=\"text $V\"\n", i%50)
-		case 9:
-			fmt.Fprintf(&b, "WORKDIR /w/%d\n", i)
-		}
-	}
-	return b.String()
-}
-
-func BenchmarkConvert5000Lines(b *testing.B) {
-	bridge := newFakeBridge(b)
-	text := large(5000)
-	for b.Loop() {
-		convertOne(b, bridge, text)
-		bridge.solved = nil
-	}
-}
-
-func FuzzDockerfile(f *testing.F) {
-	f.Add("FROM localhost:5731/base\nRUN x\n", "")
-	for _, c := range bad {
-		f.Add(c.text, "")
-	}
-	f.Add(large(40), "a=1")
-	f.Add("FROM scratch\nCOPY <<A <<-B x /\n$V\nA\n\tb\nB\nADD git@h:p.git#r:s https://x/y?z /d/\n", "V=${")
-	f.Fuzz(func(t *testing.T, text, arg string) {
-		bridge := newFakeBridge(t)
-		bridge.files["Dockerfile"] = []byte(text)
-		k, v, _ := strings.Cut(arg, "=")
-		built, err := Convert(t.Context(), bridge, &frontend.Request{Opts: map[string]string{"build-arg:" + k: v}})
-		if err != nil {
-			return
-		}
-		for _, p := range built {
-			if p.Image == nil || p.Definition == nil {
-				t.Fatal("neither an error nor a result")
-			}
-		}
-	})
 }

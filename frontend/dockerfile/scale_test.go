@@ -1,0 +1,111 @@
+package dockerfile
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// large is a Dockerfile of n lines with the usual mix of instructions.
+func large(n int) string {
+	var b strings.Builder
+	b.WriteString("ARG V=1\nFROM localhost:5731/base AS stage0\n")
+	for i := 2; i < n; i++ {
+		switch i % 10 {
+		case 0:
+			fmt.Fprintf(&b, "FROM stage%d AS stage%d\n", max(0, i/10-2), i/10)
+		case 1, 2, 3:
+			fmt.Fprintf(&b, "RUN echo %d $A%d && true\n", i, i)
+		case 4, 5:
+			fmt.Fprintf(&b, "COPY --chown=1:1 dir/file%d other$V /dst/%d/\n", i, i)
+		case 6:
+			fmt.Fprintf(&b, "ENV A%d=value-$V B=%d\n", i, i)
+		case 7:
+			fmt.Fprintf(&b, "RUN --mount=type=cache,target=/c%d --mount=type=bind,target=/ctx,source=s%d make\n", i, i)
+		case 8:
+			fmt.Fprintf(&b, "LABEL l%d=\"text $V\"\n", i%50)
+		case 9:
+			fmt.Fprintf(&b, "WORKDIR /w/%d\n", i)
+		}
+	}
+	return b.String()
+}
+
+// lines is a stage of n lines, each made by line of its number.
+func lines(line func(i int) string) func(n int) string {
+	return func(n int) string {
+		var b strings.Builder
+		b.WriteString("FROM localhost:5731/base\n")
+		for i := 1; i < n; i++ {
+			b.WriteString(line(i) + "\n")
+		}
+		return b.String()
+	}
+}
+
+// mixes are Dockerfiles of which one kind of instruction makes the length.
+var mixes = []struct {
+	name string
+	text func(n int) string
+}{
+	{"usual", large},
+	{"env", lines(func(i int) string { return fmt.Sprintf("ENV V%d=value$V%d", i, i-1) })},
+	{"env-same", lines(func(i int) string { return fmt.Sprintf("ENV V=value%d W$V=$V X=1", i%7) })},
+	{"arg", lines(func(i int) string { return fmt.Sprintf("ARG A%d=value$BASE", i) })},
+	{"label", lines(func(i int) string { return fmt.Sprintf("LABEL l%d=value", i) })},
+	{"expose", lines(func(i int) string { return fmt.Sprintf("EXPOSE %d", i%60000) })},
+	{"undefined", lines(func(i int) string { return fmt.Sprintf("LABEL l=$UNDEFINED%d", i) })},
+	{"run", lines(func(i int) string { return fmt.Sprintf("RUN echo %d", i) })},
+	{"copy", lines(func(i int) string { return fmt.Sprintf("COPY file%d /dst/", i) })},
+	{"workdir", lines(func(i int) string { return fmt.Sprintf("WORKDIR /w%d", i) })},
+	{"mounts", lines(func(i int) string {
+		return fmt.Sprintf("RUN --mount=type=cache,target=/c%d --mount=type=secret,id=s%d x", i, i)
+	})},
+	{"stages", func(n int) string { return strings.Repeat("FROM localhost:5731/base\nRUN x\n", n/2) }},
+	{"named-stages", func(n int) string {
+		var b strings.Builder
+		for i := range n / 2 {
+			fmt.Fprintf(&b, "FROM localhost:5731/base AS s%d\nCOPY --from=%d /x /%d\n", i, max(0, i-1), i)
+		}
+		text := b.String()
+		return "FROM localhost:5731/base AS first\n" + text
+	}},
+	{"chain", func(n int) string {
+		var b strings.Builder
+		b.WriteString("FROM localhost:5731/base AS s0\nRUN x\n")
+		for i := 1; i < n/2; i++ {
+			fmt.Fprintf(&b, "FROM s%d AS s%d\nENV E%d=1\n", i-1, i, i)
+		}
+		return b.String()
+	}},
+	{"heredoc", func(n int) string {
+		return "FROM localhost:5731/base\n" + strings.Repeat("COPY <<A /a\nline $BASE\nA\nRUN <<B\nx\nB\n", n/6)
+	}},
+	{"one-heredoc", func(n int) string {
+		return "FROM localhost:5731/base\nCOPY <<A /a\n" + strings.Repeat("line $BASE \"quoted\"\n", n) + "A\n"
+	}},
+	{"continued", func(n int) string {
+		return "FROM localhost:5731/base\nRUN x \\\n" + strings.Repeat("  && y $Z \\\n", n) + "  && z\n"
+	}},
+	{"comments", func(n int) string {
+		return "FROM localhost:5731/base\n" + strings.Repeat("# what comes next\n", n) + "RUN x\n"
+	}},
+}
+
+// BenchmarkLines converts Dockerfiles of many lines: the time for a line should not depend
+// on how many there are.
+func BenchmarkLines(b *testing.B) {
+	for _, mix := range mixes {
+		for _, n := range []int{500, 5000, 50000} {
+			b.Run(fmt.Sprintf("%s/%d", mix.name, n), func(b *testing.B) {
+				bridge := newFakeBridge(b)
+				text := mix.text(n)
+				for b.Loop() {
+					convertOne(b, bridge, text)
+					bridge.solved, bridge.resolved = nil, nil
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/line")
+			})
+		}
+	}
+}
