@@ -50,8 +50,11 @@ func (c *cell) explore(a *attempt, i int) (any, error) {
 		return nil, errWait
 	}
 	slot, output := spec.Slots[i], c.v.Inputs[i].Output
-	if slot.Content == nil || len(c.tracers(spec)) > 0 { // what it reads may not be needed
+	if slot.Content == nil {
 		return explored{}, nil
+	}
+	if p.traced && len(c.tracers(spec)) > 0 {
+		return explored{}, nil // a foreign cache may know the step without it
 	}
 	if p.settled && p.key.Stamp == (Stamp{}) {
 		if _, ok := c.recall(OutputID(p.key.ID, output), slot.Part); ok {
