@@ -277,6 +277,24 @@ func TestForeignContentCutsOff(t *testing.T) {
 	r.quiet()
 }
 
+// The same when all sums are remembered here and all answers forgotten: the key is known
+// before anything is read, but only what is read leads to the other solver's answer.
+func TestForeignContentIsLookedAtLate(t *testing.T) {
+	r := newRig(t)
+	r.w.sources = map[string]string{"alpine": "A", "golang": "G", "ctx": "v0"}
+	f := dockerfile(r.w)
+	c := newElsewhere(r.w)
+	c.remember(solver.Edge{Vertex: f}, everything)
+	r.absorb(f, r.w.naive(solver.Edge{Vertex: f}))
+	r.build(f)
+	r.w.runs()
+	r.c.forget(true, func(solver.ID, solver.Ref) bool { return true })
+	r.buildWith(c, f)
+	r.ran("src-ctx copysrc make")
+	r.c.forgetAll()
+	r.quiet()
+}
+
 // Of a result that is not kept the name is still known: what is made from it is found.
 func TestForeignNamesWithoutResults(t *testing.T) {
 	r := newRig(t)
