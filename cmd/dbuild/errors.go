@@ -90,7 +90,7 @@ func userMessage(err error, debug bool) string {
 // How daemons found out that a file is not there, which is of no use to know: explained,
 // where it is followed by a sentence that names the instruction.
 var (
-	explained = regexp.MustCompile(`(?:failed to compute cache key: failed to calculate checksum of ref \S+: "[^"]*": not found|lstat \S+: no such file or directory): ((?:COPY|ADD|RUN): )`)
+	explained = regexp.MustCompile(`(?:failed to compute cache key: failed to calculate checksum of ref \S+: "[^"]*": not found|lstat \S+: no such file or directory): ((?:COPY|ADD|RUN|IMPORT): )`)
 	missing   = regexp.MustCompile(`failed to compute cache key: failed to calculate checksum of ref \S+: `)
 )
 

@@ -189,11 +189,15 @@ func (r *replay) copy(x *exported) error {
 		actions = append(actions, a)
 		r.from.read.add(src)
 	}
-	text := strings.Join(x.Sources, " ") + " -> " + x.Dest
-	if x.at == nil {
-		text += fmt.Sprintf(" (entry %d of its record)", x.index)
+	meta := r.meta(x, strings.Join(x.Sources, " ")+" -> "+x.Dest)
+	reads := r.reads("IMPORT", r.from, x.Sources...)
+	if x.at != nil {
+		reads.Place += fmt.Sprintf(", which exports it on line %d", x.at.Line())
+	} else {
+		reads.Place += fmt.Sprintf(", which exports it by entry %d of its record", x.index)
 	}
-	meta := r.meta(x, text)
+	meta.Description = map[string]string{}
+	reads.Describe(meta.Description, "")
 	if r.in.Link && t.Chmod == "" {
 		r.linked = append(r.linked, fileOp(output{}, meta, actions...))
 	} else {
