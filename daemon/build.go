@@ -45,6 +45,8 @@ type build struct {
 	pins     worker.Pins
 	entry    *history.Entry // nil: the build is not remembered
 
+	cacheDirs map[string]worker.CacheDir // by the id of the cache mount
+
 	started       time.Time
 	attests       attest.Options // what the client wants to have said about the result
 	compatibility int            // version of behaviour that the client wants; 0 is the newest
@@ -80,17 +82,20 @@ type origin struct {
 var (
 	_ frontend.Bridge = (*build)(nil)
 	_ worker.Keeper   = (*build)(nil)
+
+	_ worker.CacheDirLender = (*build)(nil)
 )
 
 func (d *Daemon) newBuild(r *request) *build {
 	b := &build{
 		d: d, id: r.id, blobs: r.blobs(), stream: progress.NewStream(),
-		vertices: map[digest.Digest]origin{},
-		warned:   map[string]bool{},
-		imports:  &importing{life: context.Background(), Imports: remote.NewImports(d.cacheConfig()), begun: map[string]bool{}},
-		load:     worker.LoadOptions{Scope: r.session},
-		answers:  map[answerID]*provenance.Request{},
-		started:  time.Now(), direct: r.frontend != "", compatibility: int(r.compatibility),
+		vertices:  map[digest.Digest]origin{},
+		warned:    map[string]bool{},
+		imports:   &importing{life: context.Background(), Imports: remote.NewImports(d.cacheConfig()), begun: map[string]bool{}},
+		load:      worker.LoadOptions{Scope: r.session},
+		answers:   map[answerID]*provenance.Request{},
+		cacheDirs: r.cacheDirs,
+		started:   time.Now(), direct: r.frontend != "", compatibility: int(r.compatibility),
 	}
 	b.life, b.end = context.WithCancel(context.Background())
 	if r.session != "" {
@@ -143,6 +148,12 @@ func (b *build) Sessions() []string { return b.sessions }
 
 // Pins implements worker.Client.
 func (b *build) Pins() *worker.Pins { return &b.pins }
+
+// CacheDir implements worker.CacheDirLender.
+func (b *build) CacheDir(id string) (worker.CacheDir, bool) {
+	dir, ok := b.cacheDirs[id]
+	return dir, ok
+}
 
 // Keeps implements worker.Keeper.
 func (b *build) Keeps() bool { return b.keeps.Load() }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/internal/snapshot"
+	"github.com/dbuild/dbuild/worker"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	apitypes "github.com/moby/buildkit/api/types"
 	"github.com/moby/buildkit/solver/pb"
@@ -32,6 +33,9 @@ type control struct {
 func (c *control) Solve(ctx context.Context, req *controlapi.SolveRequest) (*controlapi.SolveResponse, error) {
 	r, err := newRequest(req)
 	if err != nil {
+		return nil, err
+	}
+	if r.cacheDirs, err = cacheDirs(ctx); err != nil {
 		return nil, err
 	}
 	resp, err := c.d.Build(ctx, r)
@@ -185,6 +189,8 @@ type request struct {
 	// chosenLate says that the client wants to name exporters when the result is known.
 	chosenLate bool
 	internal   bool // for the client's own purposes
+	// cacheDirs are directories that the client lends, by the id of the cache mount.
+	cacheDirs map[string]worker.CacheDir
 }
 
 func newRequest(req *controlapi.SolveRequest) (*request, error) {

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dbuild/dbuild/internal/snapshot"
+	"github.com/dbuild/dbuild/worker"
 	"golang.org/x/sys/unix"
 )
 
@@ -112,6 +114,12 @@ func sweepSteps(dir string) error {
 	}
 	for _, e := range entries {
 		p := filepath.Join(dir, e.Name())
+		if is, err := worker.RemoveCacheDir(p); is {
+			if err != nil {
+				return fmt.Errorf("a cache directory of a user is still mounted at %s: %w", p, err)
+			}
+			continue
+		}
 		if strings.HasPrefix(e.Name(), "secrets-") {
 			_ = unix.Unmount(p, unix.MNT_DETACH)
 		}

@@ -29,6 +29,7 @@ type mounting struct {
 	id     string          // of the run
 	name   string
 	anew   bool // cache mounts start empty
+	demand solver.Demand
 
 	caches  map[string]string       // cache mounts, by key: a step may mount one twice
 	drafts  map[int]*snapshot.Draft // by index of the mount
@@ -166,6 +167,17 @@ func inside(root, selector string) (string, error) {
 func (m *mounting) cache(ctx context.Context, mt *pb.Mount, ref solver.Ref) (string, error) {
 	var base *snapshot.Ref
 	key := mt.CacheOpt.GetID()
+	if dir, ok := cacheDir(m.demand, key); ok {
+		path, ok := m.caches[key]
+		if !ok {
+			var err error
+			if path, err = m.lent(ctx, dir, mt.CacheOpt.GetSharing()); err != nil {
+				return "", err
+			}
+			m.use(key, path)
+		}
+		return path, nil // as it is: what the step says of owner and content is for new ones
+	}
 	if ref != nil {
 		var err error
 		if base, err = m.w.Layers(ctx, ref); err != nil {
@@ -196,11 +208,16 @@ func (m *mounting) cache(ctx context.Context, mt *pb.Mount, ref solver.Ref) (str
 		return "", lost(ref, err)
 	}
 	m.undo = append(m.undo, dir.Close)
+	m.use(key, dir.Path)
+	return inside(dir.Path, mt.Selector)
+}
+
+// use remembers where a cache mount is.
+func (m *mounting) use(key, path string) {
 	if m.caches == nil {
 		m.caches = map[string]string{}
 	}
-	m.caches[key] = dir.Path
-	return inside(dir.Path, mt.Selector)
+	m.caches[key] = path
 }
 
 // secret writes a secret to a tmpfs that only this run sees.

@@ -146,7 +146,7 @@ func (o *execOp) Run(ctx context.Context, d solver.Demand, _ solver.Spec, in []s
 
 // once is one try.
 func (o *execOp) once(ctx context.Context, d solver.Demand, in []solver.Ref, try int) ([]solver.Ref, error) {
-	m := &mounting{w: o.w, access: o.w.access(d), id: newID(), name: o.name, anew: o.anew}
+	m := &mounting{w: o.w, access: o.w.access(d), id: newID(), name: o.name, anew: o.anew, demand: d}
 	refs, err := o.run(ctx, d, m, in, try)
 	if cleanErr := m.close(); err == nil && cleanErr != nil {
 		for _, r := range refs {

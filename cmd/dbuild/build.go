@@ -70,6 +70,9 @@ func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg str
 	if opt.SourcePolicy, err = a.sourcePolicy(d); err != nil {
 		return err
 	}
+	if ctx, err = lendCacheDirs(ctx, d, req.CacheMounts); err != nil {
+		return err
+	}
 	stop, err := openLanes(ctx, d, &opt)
 	if err != nil {
 		return err
@@ -188,9 +191,6 @@ func (a *app) sourcePolicy(d *daemonConn) (*spb.Policy, error) {
 	path, _ := a.lookup(variable)
 	if path == "" {
 		return nil, nil
-	}
-	if d.ours() {
-		return nil, fmt.Errorf("%s: not implemented: source policies", variable)
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {

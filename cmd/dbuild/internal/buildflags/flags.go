@@ -15,6 +15,7 @@ type Flags struct {
 	BuildContext  []string
 	Builder       string
 	CacheFrom     []string
+	CacheMount    []string
 	CacheTo       []string
 	Call          string
 	CgroupParent  string
@@ -70,6 +71,7 @@ func New(fs *pflag.FlagSet) *Flags {
 	fs.StringArrayVar(&f.BuildContext, "build-context", nil, `additional build context ("name=path", "name=docker-image://...")`)
 	fs.StringVar(&f.Builder, "builder", "", "address of the daemon to use")
 	fs.StringArrayVar(&f.CacheFrom, "cache-from", nil, `cache to read ("user/app:cache", "type=local,src=path"; "*" or "team/*" for images built here)`)
+	fs.StringArrayVar(&f.CacheMount, "cache-mount", nil, `directory to use as a cache mount ("id=ID,type=local,src=path")`)
 	fs.StringArrayVar(&f.CacheTo, "cache-to", nil, `cache to write ("user/app:cache", "type=local,dest=path")`)
 	fs.StringVar(&f.Call, "call", "build", `what to ask the Dockerfile ("build", "check", "outline", "targets")`)
 	fs.StringVar(&f.CgroupParent, "cgroup-parent", "", "parent cgroup of RUN")

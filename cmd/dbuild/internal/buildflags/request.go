@@ -31,6 +31,7 @@ type Request struct {
 	Exports       []Export          // what to do with the result
 	CacheFrom     []client.CacheOptionsEntry
 	CacheTo       []client.CacheOptionsEntry
+	CacheMounts   map[string]string // directories for cache mounts, by id
 	Secrets       []secretsprovider.Source
 	SSH           []sshprovider.AgentConfig
 	Entitlements  []string
@@ -82,7 +83,7 @@ func (f *Flags) request(context string, env Env) (*Request, error) {
 	}
 	for _, step := range []func(*Request, Env) error{
 		f.frontendOptions, f.buildArgs, f.platforms, f.network, f.limits,
-		f.annotations, f.attestations, f.caches, f.lent, reproducible, f.facts,
+		f.annotations, f.attestations, f.caches, f.cacheMounts, f.lent, reproducible, f.facts,
 	} {
 		if err := step(r, env); err != nil {
 			return nil, err
