@@ -67,7 +67,7 @@ func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg str
 	if err != nil {
 		return err
 	}
-	if opt.SourcePolicy, err = a.sourcePolicy(d); err != nil {
+	if opt.SourcePolicy, err = a.sourcePolicy(); err != nil {
 		return err
 	}
 	if ctx, err = lendCacheDirs(ctx, d, req.CacheMounts); err != nil {
@@ -184,9 +184,8 @@ func solveOpt(d *daemonConn, req *buildflags.Request, l *lent, out *outputs) (cl
 	return opt, err
 }
 
-// sourcePolicy reads the policy that EXPERIMENTAL_BUILDKIT_SOURCE_POLICY names. A daemon
-// that would not follow it must not build.
-func (a *app) sourcePolicy(d *daemonConn) (*spb.Policy, error) {
+// sourcePolicy reads the policy that EXPERIMENTAL_BUILDKIT_SOURCE_POLICY names.
+func (a *app) sourcePolicy() (*spb.Policy, error) {
 	const variable = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"
 	path, _ := a.lookup(variable)
 	if path == "" {
