@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/containerd/platforms"
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/suggest"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -210,11 +211,10 @@ func (s *Sources) named(v string, attrs map[string]string) error {
 	if !ok || name == "" || value == "" {
 		return fmt.Errorf("--build-context %q: want NAME=PATH or NAME=URL", v)
 	}
-	named, err := reference.ParseNormalizedNamed(name)
+	name, err := contextName(name)
 	if err != nil {
-		return fmt.Errorf("--build-context %q: %q is not a name: %w", v, name, err)
+		return fmt.Errorf("--build-context %q: %w", v, err)
 	}
-	name = familiar(named)
 	key := "context:" + name
 	if _, twice := attrs[key]; twice {
 		return fmt.Errorf("--build-context %s is given twice", name)
@@ -247,6 +247,25 @@ func (s *Sources) named(v string, attrs map[string]string) error {
 // familiar is how the frontend calls a context.
 func familiar(n reference.Named) string {
 	return strings.TrimSuffix(reference.FamiliarString(n), ":latest")
+}
+
+// contextName is a name as the frontend looks for it: NAME, or NAME::PLATFORM for one
+// platform only.
+func contextName(s string) (string, error) {
+	s, platform, one := strings.Cut(s, "::")
+	named, err := reference.ParseNormalizedNamed(s)
+	if err != nil {
+		return "", fmt.Errorf("%q is not a name: %w", s, err)
+	}
+	name := familiar(named)
+	if one {
+		p, err := platforms.Parse(platform)
+		if err != nil {
+			return "", fmt.Errorf("%q is not a platform: %w", platform, err)
+		}
+		name += "::" + platforms.FormatAll(platforms.Normalize(p))
+	}
+	return name, nil
 }
 
 // layout lends a directory in OCI layout: DIR[:TAG][@DIGEST].
