@@ -25,6 +25,7 @@ var bad = []struct {
 	{name: "comments only", text: "# nothing\n", line: 1, want: "no instructions"},
 	{name: "unknown", text: base + "COPPY a b\n", line: 2, want: "dockerfile parse error on line 2: unknown instruction: COPPY (did you mean COPY?)"},
 	{name: "unknown lower", text: base + "coppy a b\n", line: 2, want: "unknown instruction: coppy (did you mean copy?)"},
+	{name: "export far", text: base + "EXPORT x\n", line: 2, want: "EXPORT: destination must be absolute"},
 	{name: "unknown far", text: base + "XYZZY x\n", line: 2, want: "unknown instruction: XYZZY"},
 	{name: "no stage", text: "ARG A=1\n", line: 1, want: "dockerfile contains no stages to build"},
 	{name: "before from", text: "ARG A\nRUN x\n" + base, line: 2, want: "RUN must come after FROM"},

@@ -207,7 +207,10 @@ func checkExportMount(text string) error {
 			return fmt.Errorf("EXPORT RUN: what a mount is from (%q) is not available to importers", value)
 		}
 	}
-	if !slices.Contains(mountTypes, kind) && !strings.Contains(kind, "$") {
+	if strings.Contains(kind, "$") {
+		return nil // seen when it is expanded
+	}
+	if !slices.Contains(mountTypes, kind) {
 		return Suggest(fmt.Errorf("unsupported mount type %q", kind), kind, []string{string(Cache), string(Tmpfs)})
 	}
 	if kind != string(Cache) && kind != string(Tmpfs) {
