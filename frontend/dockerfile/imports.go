@@ -307,7 +307,7 @@ func (r *replay) setEnv(x exportrecord.Entry) error {
 		}
 	}
 	r.s.env.set(key, value)
-	conf.Env = setConfigEnv(conf.Env, key, value)
+	r.s.setConfigEnv(key, value)
 	return nil
 }
 

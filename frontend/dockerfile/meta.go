@@ -46,7 +46,7 @@ func (b *build) setEnv(s *stage, in *instruction.Env) error {
 		}
 		b.lintSecret(in.Pos, "ENV", kv.Key)
 		s.env.set(kv.Key, kv.Value)
-		s.image.Config.Env = setConfigEnv(s.image.Config.Env, kv.Key, kv.Value)
+		s.setConfigEnv(kv.Key, kv.Value)
 		text += " " + kv.Key + "=" + kv.Value
 	}
 	s.commit(text, false)

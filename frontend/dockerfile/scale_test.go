@@ -49,8 +49,9 @@ var mixes = []struct {
 	text func(n int) string
 }{
 	{"usual", large},
-	{"env", lines(func(i int) string { return fmt.Sprintf("ENV V%d=value$V%d", i, i-1) })},
+	{"env", lines(func(i int) string { return fmt.Sprintf("ENV V%d=value$BASE", i) })},
 	{"env-same", lines(func(i int) string { return fmt.Sprintf("ENV V=value%d W$V=$V X=1", i%7) })},
+	{"env-again", lines(func(i int) string { return fmt.Sprintf("ENV V%d=value%d", i%1000, i) })},
 	{"arg", lines(func(i int) string { return fmt.Sprintf("ARG A%d=value$BASE", i) })},
 	{"label", lines(func(i int) string { return fmt.Sprintf("LABEL l%d=value", i) })},
 	{"expose", lines(func(i int) string { return fmt.Sprintf("EXPOSE %d", i%60000) })},

@@ -50,6 +50,8 @@ type stage struct {
 	contextRead pathSet // what it reads of the build context
 	read        pathSet // what is read of its base, by it and by stages on top of it
 
+	configEnv map[string]int // places of variables in the image config; nil until ENV sets one
+
 	mounted []mounted
 
 	exports     exports
@@ -405,7 +407,10 @@ func (b *build) addTriggers() (more bool, err error) {
 				return false, parser.WithLocation(fmt.Errorf("onbuild trigger %q: %w", text, err), s.at)
 			}
 			st, err := b.link(s, in)
-			if err = cmp.Or(err, st.err); err != nil {
+			if err == nil {
+				err = st.err
+			}
+			if err != nil {
 				return false, parser.WithLocation(err, s.at)
 			}
 			st.trigger = true
