@@ -40,9 +40,10 @@ func (b *build) warnUnused(ctx context.Context) {
 		}
 	}
 	automatic := automaticArgs(b.platforms[0], b.target, "", nil)
-	for _, name := range b.unusedArgs(append(declared, automatic.Keys()...)) {
+	declared = append(declared, automatic.Keys()...)
+	for _, name := range b.unusedArgs(declared) {
 		text := fmt.Sprintf("Build argument %s is not used: no ARG declares it", name)
-		if near := instruction.Closest(name, declared[len(builderArgs):]); near != "" {
+		if near := instruction.Closest(name, declared); near != "" {
 			text += fmt.Sprintf(" (did you mean %s?)", near)
 		}
 		b.loader.bridge.Warn(ctx, frontend.Warning{Vertex: b.loader.vertex(), Level: 1, Short: text})
