@@ -84,7 +84,7 @@ func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg str
 	}
 	r.ref, r.progress = opt.Ref, p
 	if req.Call.Method != "" {
-		return a.call(ctx, d, req.Call, opt, p)
+		return a.call(ctx, d, req.Call, dockerfilePath(req), opt, p)
 	}
 	made := a.startFacts(ctx, req, lent, files, func(ctx context.Context) (*facts, digest.Digest, error) {
 		return remoteFacts(ctx, d, lent, opt)
@@ -108,6 +108,7 @@ func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg str
 	}
 	if err != nil {
 		p.printTail(a.stderr)
+		p.printWarnings(a.stderr)
 		return err
 	}
 	p.printWarnings(a.stderr)

@@ -12,8 +12,9 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// call asks the frontend something other than to build, and prints the answer.
-func (a *app) call(ctx context.Context, d *daemonConn, c buildflags.Call, opt client.SolveOpt, p *progress) error {
+// call asks the frontend something other than to build, and prints the answer. The file is
+// where the Dockerfile is, for reports.
+func (a *app) call(ctx context.Context, d *daemonConn, c buildflags.Call, file string, opt client.SolveOpt, p *progress) error {
 	frontend, attrs := opt.Frontend, opt.FrontendAttrs
 	attrs["requestid"] = c.Method
 	attrs["frontend.caps"] = "moby.buildkit.frontend.subrequests"
@@ -40,6 +41,12 @@ func (a *app) call(ctx context.Context, d *daemonConn, c buildflags.Call, opt cl
 	}
 	if !ok {
 		return errors.New("--call: the daemon gave no answer")
+	}
+	if c.Format == "sarif" || c.Format == "github" {
+		var err error
+		if answer, err = checkReport(c.Format, meta["result.json"], file); err != nil {
+			return fmt.Errorf("--call=check,format=%s: %w", c.Format, err)
+		}
 	}
 	if len(answer) > 0 && answer[len(answer)-1] != '\n' {
 		answer = append(answer, '\n')

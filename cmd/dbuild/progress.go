@@ -107,7 +107,7 @@ func appendWarnings(all []client.VertexWarning, more []*client.VertexWarning) []
 	return all
 }
 
-// printWarnings prints a summary after a successful build.
+// printWarnings prints a summary when the build has ended.
 func (p *progress) printWarnings(w io.Writer) {
 	if len(p.warnings) == 0 || p.mode == "quiet" || p.mode == "none" || p.mode == "rawjson" {
 		return

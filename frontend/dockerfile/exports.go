@@ -216,4 +216,5 @@ func (b *build) writeExports(s *stage) error {
 }
 
 var exportDiffLost = rule{"ExportDiffLost", "What a stage changes can be imported from its image only if it is known which layers are its own", "",
-	"It is not known how many layers the base has, so the image does not say that it exports its changes (DIFF)"}
+	"It is not known how many layers the base has, so the image does not say that it exports its changes (DIFF)",
+	"Export the files by name instead of DIFF, or build on a base whose layers are known."}

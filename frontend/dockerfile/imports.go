@@ -402,4 +402,5 @@ func (r *replay) conflict(format string, args ...any) error {
 }
 
 var importConflict = rule{"ImportConflict", "What is imported should not override what is there: the last one wins, which may not be what you want", "",
-	"%s"}
+	"%s",
+	"Leave one of the two out; --on-conflict=error makes it an error."}

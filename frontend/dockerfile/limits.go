@@ -5,7 +5,8 @@ import (
 )
 
 var limitsNotEnforced = rule{"RunLimitsNotEnforced", "The builder knows nothing of RUN --timeout and --retry", "",
-	"RUN %s has no effect: this builder runs the step once, for as long as it takes"}
+	"RUN %s has no effect: this builder runs the step once, for as long as it takes",
+	"Build with dbuild's daemon, or remove the flags."}
 
 // limit has the builder limit a command. One that runs our frontend as an image may not
 // know how; then the build says so.

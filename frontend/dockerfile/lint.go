@@ -154,6 +154,7 @@ type lintWarning struct {
 	Description string       `json:"description,omitempty"`
 	URL         string       `json:"url,omitempty"`
 	Detail      string       `json:"detail,omitempty"`
+	Fix         string       `json:"fix,omitempty"` // what to do, which other frontends do not say
 	Location    *pb.Location `json:"location,omitempty"`
 }
 
@@ -194,7 +195,7 @@ func (l *loader) lintAll(ctx context.Context) (*frontend.Result, error) {
 	slices.SortStableFunc(lint.found, func(a, b finding) int { return a.line() - b.line() })
 	for _, f := range lint.found {
 		res.Warnings = append(res.Warnings, lintWarning{
-			f.rule.name, f.rule.why, f.rule.url(), f.text, &pb.Location{Ranges: wireRanges(f.ranges)},
+			f.rule.name, f.rule.why, f.rule.url(), f.text, f.rule.fix, &pb.Location{Ranges: wireRanges(f.ranges)},
 		})
 	}
 	out, err := answer("1.0.0", res, func(text *strings.Builder) {
@@ -204,9 +205,18 @@ func (l *loader) lintAll(ctx context.Context) (*frontend.Result, error) {
 				fmt.Fprintf(text, " - %s", w.URL)
 			}
 			fmt.Fprintf(text, "\n%s\n", w.Detail)
+			if w.Fix != "" {
+				fmt.Fprintf(text, "Fix: %s\n", w.Fix)
+			}
 			src := errdefs.Source{Info: l.info, Ranges: w.Location.Ranges}
 			_ = src.Print(text) // to memory
 		}
+		if e := res.Error; e != nil {
+			fmt.Fprintf(text, "\nERROR: %s\n", e.Message)
+			src := errdefs.Source{Info: l.info, Ranges: e.Location.Ranges}
+			_ = src.Print(text) // to memory
+		}
+		text.WriteString(found(len(res.Warnings)))
 	})
 	if err != nil {
 		return nil, err
@@ -217,6 +227,17 @@ func (l *loader) lintAll(ctx context.Context) (*frontend.Result, error) {
 	}
 	out.Metadata["result.statuscode"] = []byte(status)
 	return out, nil
+}
+
+// found is the last line of the answer in text.
+func found(warnings int) string {
+	switch warnings {
+	case 0:
+		return "No warnings found\n"
+	case 1:
+		return "\n1 warning found\n"
+	}
+	return fmt.Sprintf("\n%d warnings found\n", warnings)
 }
 
 // warn shows the findings.

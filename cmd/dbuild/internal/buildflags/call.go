@@ -2,6 +2,7 @@ package buildflags
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/suggest"
@@ -10,7 +11,7 @@ import (
 // A Call asks the frontend something other than to build.
 type Call struct {
 	Method string // name of the subrequest; empty to build
-	Format string // how to print the answer: "", text or json
+	Format string // how to print the answer: "", text or json; of checks sarif or github, too
 }
 
 var calls = map[string]string{
@@ -30,10 +31,11 @@ func (f *Flags) call() (Call, error) {
 		value = old.Value.String()
 	}
 	if f.Check {
-		if f.given("call") && f.Call != "check" {
+		if name, _, _ := strings.Cut(f.Call, ","); f.given("call") && name != "check" {
 			return Call{}, fmt.Errorf("--check and --call=%s exclude each other", f.Call)
+		} else if name != "check" {
+			value = "check"
 		}
-		value = "check"
 	}
 	name, options, _ := strings.Cut(value, ",")
 	method, ok := calls[name]
@@ -50,9 +52,13 @@ func (f *Flags) call() (Call, error) {
 	}
 	c := Call{Method: method}
 	if options != "" {
+		formats := []string{"text", "json"}
+		if method == calls["check"] {
+			formats = append(formats, "sarif", "github")
+		}
 		key, v, _ := strings.Cut(options, "=")
-		if key != "format" || (v != "json" && v != "text") {
-			return Call{}, fmt.Errorf("--call %s: the only option is format=json or format=text", value)
+		if key != "format" || !slices.Contains(formats, v) {
+			return Call{}, fmt.Errorf("--call %s: the only option is format=%s", value, strings.Join(formats, "|"))
 		}
 		c.Format = v
 	}
