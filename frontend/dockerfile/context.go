@@ -18,6 +18,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/dbuild/dbuild/frontend"
+	"github.com/dbuild/dbuild/frontend/dockerfile/instruction"
 	"github.com/dbuild/dbuild/frontend/sbom"
 	"github.com/dbuild/dbuild/internal/ignore"
 	"github.com/dbuild/dbuild/llb"
@@ -50,8 +51,9 @@ type loader struct {
 	origin     *origin // where that came from, if it was fetched
 	data       []byte
 	info       *pb.SourceInfo
-	scanner    *sbom.Scanner // nil: the client wants no list of packages
-	beyond     error         // what the request demands that we cannot do, if another frontend can
+	file       *instruction.File // once it was parsed, perhaps in part
+	scanner    *sbom.Scanner     // nil: the client wants no list of packages
+	beyond     error             // what the request demands that we cannot do, if another frontend can
 
 	ignoreMu sync.Mutex   // held while it is read
 	ignore   *ignore.File // nil until read, or if it does not count

@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"bytes"
 	"context"
 
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
@@ -8,6 +9,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/dbuild/dbuild/frontend"
+	"github.com/dbuild/dbuild/frontend/dockerfile/instruction"
 	"github.com/dbuild/dbuild/llb"
 )
 
@@ -29,8 +31,15 @@ func (l *loader) contextTree(ctx context.Context) (*frontend.Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	text := l.data
+	if d, err := instruction.DetectDialect(l.data); err == nil && d != instruction.Plain { // it may include others
+		if _, err := l.parse(ctx); err != nil {
+			return nil, err
+		}
+		text = bytes.Join(l.texts(), []byte{0})
+	}
 	res := &frontend.Result{Ref: ref, Metadata: map[string][]byte{
-		keyDockerfileDigest: []byte(digest.FromBytes(l.data)),
+		keyDockerfileDigest: []byte(digest.FromBytes(text)),
 	}}
 	if l.origin == nil || l.origin.git == nil {
 		return res, nil

@@ -22,13 +22,14 @@ func asInput(err error) error {
 
 // atSource gives err the lines of the Dockerfile that it is about, in the form in which
 // clients print them.
-func atSource(err error, info *pb.SourceInfo) error {
+func (l *loader) atSource(err error) error {
 	var at *parser.LocationError
-	if err == nil || info == nil || !errors.As(err, &at) {
+	if err == nil || l.info == nil || !errors.As(err, &at) {
 		return err
 	}
 	for _, ranges := range at.Locations {
-		err = errdefs.WithSource(err, &errdefs.Source{Info: info, Ranges: wireRanges(ranges)})
+		p := l.spot(ranges)
+		err = errdefs.WithSource(err, &errdefs.Source{Info: p.info, Ranges: p.ranges})
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -11,15 +12,17 @@ import (
 
 // parse reads the Dockerfile. One that declares the syntax of docker/dockerfile has no
 // instructions that only we know: elsewhere that frontend would refuse them.
-func (l *loader) parse() (*instruction.File, error) {
-	file, err := instruction.Parse(l.data)
+func (l *loader) parse(ctx context.Context) (*instruction.File, error) {
+	main := &instruction.Source{Name: l.filename, Data: l.data, Origin: l.mainOrigin()}
+	file, err := instruction.ParseFiles(main, instruction.Includes{Open: l.opener(ctx, main), Args: l.opts.buildArgs})
+	l.file = file
 	if err != nil {
 		return file, err
 	}
 	for _, s := range file.Stages {
 		for _, in := range s.Body {
 			if err := l.foreign(in); err != nil {
-				return file, parser.WithLocation(fmt.Errorf("dockerfile parse error on line %d: %w", in.At().Line(), err), in.At().Ranges)
+				return file, parser.WithLocation(fmt.Errorf("dockerfile parse error on line %s: %w", l.spot(in.At().Ranges).line(), err), in.At().Ranges)
 			}
 		}
 	}

@@ -59,7 +59,7 @@ func (dockerfile) Solve(ctx context.Context, bridge frontend.Bridge, req *fronte
 	if err != nil {
 		return nil, asInput(err)
 	}
-	defer func() { err = asInput(atSource(err, l.info)) }()
+	defer func() { err = asInput(l.atSource(err)) }()
 	if req.Opts["requestid"] == requestContext { // whatever the Dockerfile's language is
 		return l.contextTree(ctx)
 	}
@@ -143,7 +143,7 @@ func Convert(ctx context.Context, bridge frontend.Bridge, req *frontend.Request)
 		return nil, fmt.Errorf("only the frontend %s can say what this Dockerfile means", other.source)
 	}
 	built, err := l.convert(ctx)
-	return built, atSource(err, l.info)
+	return built, l.atSource(err)
 }
 
 // open checks a request and loads its Dockerfile.
@@ -169,7 +169,7 @@ func (l *loader) convert(ctx context.Context) ([]*Platform, error) {
 	if err != nil {
 		return nil, err
 	}
-	file, err := l.parse()
+	file, err := l.parse(ctx)
 	if err != nil {
 		lintParsed(lint, file)
 		l.warn(ctx, lint)

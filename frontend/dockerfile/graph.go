@@ -100,7 +100,8 @@ func (b *build) meta(s *stage, at *instruction.Pos, name string) llb.Meta {
 }
 
 func (b *build) locations(at *instruction.Pos) []*llb.SourceLocation {
-	return []*llb.SourceLocation{{File: b.loader.info, Ranges: wireRanges(at.Ranges)}}
+	p := b.loader.spot(at.Ranges)
+	return []*llb.SourceLocation{{File: p.info, Ranges: p.ranges}}
 }
 
 // command is the description of a vertex that holds its line of the Dockerfile.

@@ -136,7 +136,7 @@ func (r *replay) history() string {
 func (r *replay) meta(x *exported, text string) llb.Meta {
 	m := r.build.meta(r.s, r.in.Pos, r.vertexName(r.s, "IMPORT "+r.ref+": "+text, r.s.platform, &r.s.env))
 	if x != nil && x.at != nil {
-		m.Locations = append(m.Locations, &llb.SourceLocation{File: r.loader.info, Ranges: wireRanges(x.at.Ranges)})
+		m.Locations = append(m.Locations, r.locations(x.at)...)
 	}
 	return m
 }

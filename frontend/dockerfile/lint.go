@@ -169,12 +169,12 @@ func (l *loader) lintAll(ctx context.Context) (*frontend.Result, error) {
 		Warnings []lintWarning    `json:"warnings"`
 		Sources  []*pb.SourceInfo `json:"sources"`
 		Error    *buildError      `json:"buildError,omitempty"`
-	}{Sources: []*pb.SourceInfo{l.info}}
+	}{}
 	lint, err := l.newLinter()
 	if err != nil {
 		return nil, err
 	}
-	file, err := l.parse()
+	file, err := l.parse(ctx)
 	if err != nil {
 		lintParsed(lint, file)
 	} else {
@@ -189,13 +189,14 @@ func (l *loader) lintAll(ctx context.Context) (*frontend.Result, error) {
 		res.Error = &buildError{Message: err.Error(), Location: &pb.Location{}}
 		var at *parser.LocationError
 		if errors.As(err, &at) {
-			res.Error.Location.Ranges = wireRanges(slices.Concat(at.Locations...))
+			res.Error.Location = l.location(slices.Concat(at.Locations...))
 		}
 	}
+	res.Sources = l.infos()
 	slices.SortStableFunc(lint.found, func(a, b finding) int { return a.line() - b.line() })
 	for _, f := range lint.found {
 		res.Warnings = append(res.Warnings, lintWarning{
-			f.rule.name, f.rule.why, f.rule.url(), f.text, f.rule.fix, &pb.Location{Ranges: wireRanges(f.ranges)},
+			f.rule.name, f.rule.why, f.rule.url(), f.text, f.rule.fix, l.location(f.ranges),
 		})
 	}
 	out, err := answer("1.0.0", res, func(text *strings.Builder) {
@@ -208,12 +209,12 @@ func (l *loader) lintAll(ctx context.Context) (*frontend.Result, error) {
 			if w.Fix != "" {
 				fmt.Fprintf(text, "Fix: %s\n", w.Fix)
 			}
-			src := errdefs.Source{Info: l.info, Ranges: w.Location.Ranges}
+			src := errdefs.Source{Info: res.Sources[w.Location.SourceIndex], Ranges: w.Location.Ranges}
 			_ = src.Print(text) // to memory
 		}
 		if e := res.Error; e != nil {
 			fmt.Fprintf(text, "\nERROR: %s\n", e.Message)
-			src := errdefs.Source{Info: l.info, Ranges: e.Location.Ranges}
+			src := errdefs.Source{Info: res.Sources[e.Location.SourceIndex], Ranges: e.Location.Ranges}
 			_ = src.Print(text) // to memory
 		}
 		text.WriteString(found(len(res.Warnings)))
@@ -247,12 +248,13 @@ func (l *loader) warn(ctx context.Context, lint *linter) {
 	}
 	for _, f := range lint.found {
 		short := f.rule.name + ": " + f.text
-		if line := f.line(); line > 0 {
-			short += fmt.Sprintf(" (line %d)", line)
+		p := l.spot(f.ranges)
+		if len(p.ranges) > 0 {
+			short += " (line " + p.line() + ")"
 		}
 		l.bridge.Warn(ctx, frontend.Warning{
 			Vertex: l.vertex(), Level: 1, Short: short, Detail: []string{f.rule.why}, URL: f.rule.url(),
-			Source: l.info, Ranges: wireRanges(f.ranges),
+			Source: p.info, Ranges: p.ranges,
 		})
 	}
 }

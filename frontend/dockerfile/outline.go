@@ -46,7 +46,7 @@ type outlineCache struct {
 
 // outline answers the subrequest for the parameters of a build.
 func (l *loader) outline(ctx context.Context) (*frontend.Result, error) {
-	file, err := l.parse()
+	file, err := l.parse(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -59,9 +59,9 @@ func (l *loader) outline(ctx context.Context) (*frontend.Result, error) {
 		return nil, err
 	}
 	from := file.Stages[target.index].From
-	o := outline{Name: from.Name, Description: from.Doc, Sources: [][]byte{l.data}}
+	o := outline{Name: from.Name, Description: from.Doc, Sources: l.texts()}
 	o.Args = b.outlineArgs()
-	o.addMounts(b.stages)
+	o.addMounts(l, b.stages)
 	return answer("1.0.0", o, o.print)
 }
 
@@ -93,7 +93,7 @@ func (b *build) outlineArgs() []outlineArg {
 				continue
 			}
 			seen[a.key] = true
-			arg := outlineArg{Name: a.key, Description: a.doc, Location: &pb.Location{Ranges: wireRanges(a.at)}}
+			arg := outlineArg{Name: a.key, Description: a.doc, Location: b.loader.location(a.at)}
 			if a.value != nil {
 				arg.Value = *a.value
 			}
@@ -111,7 +111,7 @@ func (b *build) outlineArgs() []outlineArg {
 			seen[a.Key] = true
 			value, _ := b.global.Get(a.Key)
 			args = append(args, outlineArg{
-				Name: a.Key, Description: docs[a.Key], Value: value, Location: &pb.Location{Ranges: wireRanges(in.Ranges)},
+				Name: a.Key, Description: docs[a.Key], Value: value, Location: b.loader.location(in.Ranges),
 			})
 		}
 	}
@@ -156,14 +156,14 @@ func (b *build) useGlobal(used map[string]bool, name string) {
 }
 
 // addMounts lists what commands ask for, each once, where it is first asked for.
-func (o *outline) addMounts(stages []*stage) {
+func (o *outline) addMounts(l *loader, stages []*stage) {
 	caches := map[string]bool{}
 	for _, s := range stages {
 		if !s.needed {
 			continue
 		}
 		for _, m := range s.mounted {
-			at := &pb.Location{Ranges: wireRanges(m.at)}
+			at := l.location(m.at)
 			switch m.kind {
 			case instruction.Secret:
 				lend(&o.Secrets, m, at)

@@ -46,7 +46,7 @@ func checkCaps(demands string) (forward bool, err error) {
 func (l *loader) subrequest(ctx context.Context, id string) (*frontend.Result, error) {
 	switch id {
 	case "frontend.convertllb":
-		file, err := l.parse()
+		file, err := l.parse(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -58,7 +58,7 @@ func (l *loader) subrequest(ctx context.Context, id string) (*frontend.Result, e
 	case "frontend.outline":
 		return l.outline(ctx)
 	case "frontend.targets":
-		file, err := l.parse()
+		file, err := l.parse(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -171,11 +171,11 @@ func (l *loader) listTargets(file *instruction.File) (*frontend.Result, error) {
 	list := struct {
 		Targets []target `json:"targets"`
 		Sources [][]byte `json:"sources"`
-	}{Sources: [][]byte{l.data}}
+	}{Sources: l.texts()}
 	for i, s := range file.Stages {
 		list.Targets = append(list.Targets, target{
 			Name: s.From.Name, Default: i == len(file.Stages)-1, Description: s.From.Doc,
-			Base: s.From.Base, Platform: s.From.Platform, Location: &pb.Location{Ranges: wireRanges(s.From.Ranges)},
+			Base: s.From.Base, Platform: s.From.Platform, Location: l.location(s.From.Ranges),
 		})
 	}
 	return answer("1.0.0", list, func(out *strings.Builder) {

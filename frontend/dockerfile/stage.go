@@ -308,15 +308,15 @@ func (b *build) linkFrom(s *stage, st *step, what, name string) (*stage, error) 
 // A laterError is about a stage that comes too late to be read from.
 type laterError struct {
 	name      string
-	line      int
+	line      string
 	importing bool
 }
 
 func (e *laterError) Error() string {
 	if e.importing {
-		return fmt.Sprintf("IMPORT: stage %q needs to be defined before current command: it begins on line %d", e.name, e.line)
+		return fmt.Sprintf("IMPORT: stage %q needs to be defined before current command: it begins on line %s", e.name, e.line)
 	}
-	return fmt.Sprintf("cannot copy from stage %q, it needs to be defined before current stage: it begins on line %d", e.name, e.line)
+	return fmt.Sprintf("cannot copy from stage %q, it needs to be defined before current stage: it begins on line %s", e.name, e.line)
 }
 
 // postpone keeps the errors that matter only if the stage is needed.
@@ -340,7 +340,7 @@ func (b *build) readable(s *stage, name string, at []parser.Range) (*stage, erro
 	}
 	for _, later := range b.stages[s.index+1:] {
 		if later.name != "" && strings.EqualFold(later.name, name) {
-			return nil, &laterError{name: name, line: later.at[0].Start.Line}
+			return nil, &laterError{name: name, line: b.loader.spot(later.at).line()}
 		}
 	}
 	if n, err := strconv.Atoi(name); err == nil {
@@ -350,7 +350,7 @@ func (b *build) readable(s *stage, name string, at []parser.Range) (*stage, erro
 		case n < 0 || n >= len(b.stages):
 			return nil, fmt.Errorf("invalid stage index %d", n)
 		}
-		return nil, &laterError{name: name, line: b.stages[n].at[0].Start.Line}
+		return nil, &laterError{name: name, line: b.loader.spot(b.stages[n].at).line()}
 	}
 	ext := &stage{index: -1, base: name, at: at, epoch: b.epoch, contextRead: pathSet{}, read: pathSet{}}
 	b.external = append(b.external, ext)

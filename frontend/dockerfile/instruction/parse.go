@@ -9,48 +9,97 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 )
 
-// Parse reads a Dockerfile. The error of a bad one is a *parser.LocationError; its text
-// begins "dockerfile parse error on line N:". With it comes what could be read before, if
-// anything.
-func Parse(data []byte) (*File, error) {
-	if len(data) == 0 {
+// Parse reads a Dockerfile that includes nothing. The error of a bad one is a
+// *parser.LocationError; its text begins "dockerfile parse error on line N:". With it comes
+// what could be read before, if anything.
+func Parse(data []byte) (*File, error) { return ParseFiles(&Source{Data: data}, Includes{}) }
+
+// ParseFiles reads a Dockerfile and what it includes. The error of a bad one is like that of
+// Parse; about a fragment it begins with the name of that.
+func ParseFiles(main *Source, in Includes) (*File, error) {
+	if len(main.Data) == 0 {
 		return nil, errors.New("the Dockerfile cannot be empty")
 	}
-	res, err := parseNodes(data)
+	r := &reader{File: &File{}, Includes: in, global: known{}, local: known{}}
+	r.addSource(main)
+	if err := r.read(main); err != nil {
+		return r.File, err
+	}
+	if len(r.Stages) == 0 {
+		at := []parser.Range{}
+		if len(r.Global) > 0 {
+			at = r.Global[len(r.Global)-1].Ranges
+		}
+		return r.File, parser.WithLocation(errors.New("dockerfile contains no stages to build"), at)
+	}
+	return r.File, nil
+}
+
+// read adds the instructions of a source to the file.
+func (r *reader) read(src *Source) error {
+	res, err := r.nodes(src)
 	if err != nil {
-		return nil, syntaxError(data, err)
+		return src.located(syntaxError(src.Data, err))
 	}
-	f := &File{Escape: res.EscapeToken, Warnings: res.Warnings}
-	if f.Dialect, err = DetectDialect(data); err != nil {
-		return nil, err
+	if src.by == nil {
+		r.Escape = res.EscapeToken
+		if r.Dialect, err = DetectDialect(src.Data); err != nil {
+			return err
+		}
 	}
+	for _, w := range res.Warnings {
+		if w.Location != nil {
+			w.Location = &src.shift([]parser.Range{*w.Location})[0]
+		}
+		r.Warnings = append(r.Warnings, w)
+	}
+	r.stack = append(r.stack, src)
+	defer func() { r.stack = r.stack[:len(r.stack)-1] }()
 	for _, n := range res.AST.Children {
-		in, err := fromNode(n, f.Escape, f.Dialect)
-		if err != nil {
-			return f, parseError(err, n.Location())
-		}
-		switch in := in.(type) {
-		case *From:
-			f.Stages = append(f.Stages, &Stage{From: in})
-			continue
-		case *Arg:
-			if len(f.Stages) == 0 {
-				f.Global = append(f.Global, in)
-				continue
+		if r.Dialect != Plain && strings.EqualFold(n.Value, "include") {
+			before := len(r.stack)
+			if err := r.include(src, n); err != nil {
+				var at *parser.LocationError
+				if errors.As(err, &at) || before != len(r.stack) {
+					return err // it is about a line of the fragment
+				}
+				return src.located(parseError(err, n.Location()))
 			}
+			continue
 		}
-		if len(f.Stages) == 0 {
-			return f, parseError(fmt.Errorf("%s must come after FROM: only ARG may stand before the first FROM",
-				strings.ToUpper(n.Value)), n.Location())
+		in, err := fromNode(n, r.Escape, r.Dialect)
+		if err == nil {
+			in.At().Ranges = src.shift(in.At().Ranges)
+			err = r.add(in)
 		}
-		last := f.Stages[len(f.Stages)-1]
-		last.Body = append(last.Body, in)
+		if err != nil {
+			return src.located(parseError(err, n.Location()))
+		}
 	}
-	if len(f.Stages) == 0 {
-		last := res.AST.Children[len(res.AST.Children)-1]
-		return f, parser.WithLocation(errors.New("dockerfile contains no stages to build"), last.Location())
+	return nil
+}
+
+// add puts an instruction where it belongs.
+func (r *reader) add(in Instruction) error {
+	if r.Open != nil && r.Dialect != Plain {
+		defer r.learn(in)
 	}
-	return f, nil
+	switch in := in.(type) {
+	case *From:
+		r.Stages = append(r.Stages, &Stage{From: in})
+		return nil
+	case *Arg:
+		if len(r.Stages) == 0 {
+			r.Global = append(r.Global, in)
+			return nil
+		}
+	}
+	if len(r.Stages) == 0 {
+		return fmt.Errorf("%s must come after FROM: only ARG may stand before the first FROM", strings.ToUpper(in.At().Keyword))
+	}
+	last := r.Stages[len(r.Stages)-1]
+	last.Body = append(last.Body, in)
+	return nil
 }
 
 // ParseTrigger reads the text of an ONBUILD. The instruction is placed at ranges, the

@@ -15,6 +15,7 @@ type File struct {
 	Escape   rune // the escape character, `\` unless a directive says otherwise
 	Dialect  Dialect
 	Warnings []parser.Warning
+	Sources  []*Source // the Dockerfile and, in the order in which they are first included, fragments
 }
 
 // A Stage is a FROM and what follows it, up to the next FROM.
