@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -92,7 +93,7 @@ func (b *build) transfer(s *stage, t *transfer) error {
 	t.name = b.stepName(s, t.Source, b.lex, &s.env, s.platform)
 	var actions []action
 	for i, src := range t.Sources {
-		a, err := b.transferSource(t, src, t.Optional != nil && t.Optional[i])
+		a, err := b.transferSource(t, s.slashes(src), t.Optional != nil && t.Optional[i])
 		if err != nil {
 			return err
 		}
@@ -136,6 +137,11 @@ func (b *build) expandTransfer(s *stage, t *transfer) error {
 	}
 	if t.Sources, err = b.expandAll(s, t.Sources); err != nil {
 		return err
+	}
+	for _, p := range slices.Concat(t.Sources, []string{t.Dest}) {
+		if s.platform.OS == windows && len(p) > 1 && p[1] == ':' && !strings.EqualFold(p[:1], "c") {
+			return fmt.Errorf("%s is not on drive C:, which is all that an image has", p)
+		}
 	}
 	exclude := make([]string, len(t.Exclude))
 	for i, p := range t.Exclude {

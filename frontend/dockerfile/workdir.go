@@ -19,6 +19,9 @@ func (b *build) workdir(s *stage, in *instruction.Workdir) error {
 	}
 	s.workdirSet = true
 	dir := join(s.slashes(s.image.Config.WorkingDir), s.slashes(p))
+	if s.platform.OS == windows {
+		dir = path.Clean(dir)
+	}
 	s.dir, s.image.Config.WorkingDir = dir, s.native(dir)
 	if dir == "/" {
 		s.commit("WORKDIR /", false)
