@@ -256,39 +256,42 @@ func (j *Job) ForeignSums(ctx context.Context, foreign Namer, entries []Entry) e
 	named := make(map[ID]bool, len(entries))
 	for _, e := range entries {
 		refs[e.ID] = e.Ref
-		if e.Op != nil {
-			_, named[e.ID] = foreign.Trace(e.Op, e.Spec)
+		for _, w := range e.Ways {
+			_, ok := foreign.Trace(w.Op, w.Spec)
+			named[e.ID] = named[e.ID] || ok
 		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(4)
 	for _, e := range entries {
-		if e.Op == nil || len(e.Inputs) == 0 {
-			continue
-		}
-		t, ok := foreign.Trace(e.Op, e.Spec)
-		if !ok {
-			continue
-		}
-		for i := range e.Inputs {
-			slot, ok := t.Content(i)
-			if !ok || e.Spec.Slots[i].Content == nil {
+		for _, w := range e.Ways {
+			if len(w.Inputs) == 0 {
 				continue
 			}
-			g.Go(func() error {
-				id := e.Inputs[i].ID
-				e.Inputs[i].Sum = j.foreignSum(ctx, e, i, slot, refs[id], named[id])
-				return ctx.Err()
-			})
+			t, ok := foreign.Trace(w.Op, w.Spec)
+			if !ok {
+				continue
+			}
+			for i := range w.Inputs {
+				slot, ok := t.Content(i)
+				if !ok || w.Spec.Slots[i].Content == nil {
+					continue
+				}
+				g.Go(func() error {
+					id := w.Inputs[i].ID
+					w.Inputs[i].Sum = j.foreignSum(ctx, w, i, slot, refs[id], named[id])
+					return ctx.Err()
+				})
+			}
 		}
 	}
 	return g.Wait()
 }
 
-// foreignSum returns the foreign sum of what an entry reads of input i, which is ref, or nil.
-// It is that of the very content that the entry's key is about, or none. An input that has
+// foreignSum returns the foreign sum of what a step reads of input i, which is ref, or nil.
+// It is that of the very content that the step's key is about, or none. An input that has
 // no name of its own is known by sums only; then it is worth fetching.
-func (j *Job) foreignSum(ctx context.Context, of Entry, i int, slot Slot, ref Ref, named bool) *Sum {
+func (j *Job) foreignSum(ctx context.Context, of Way, i int, slot Slot, ref Ref, named bool) *Sum {
 	id, e := of.Inputs[i].ID, of.edges[i]
 	if id == (ID{}) {
 		return nil

@@ -109,8 +109,13 @@ type Entry struct {
 	Leaf bool // of a vertex without inputs
 	Sums []PartSum
 	From []ID // what it was made from and is in the list before it
-	// How it was made, for caches that name answers in another way: see Foreign. Op is nil
-	// if that is not known. Sums of Inputs are not filled in: see Job.ForeignSums.
+	// Ways are how it is made, for caches that name answers in another way: see Foreign.
+	// Several definitions may have the same meaning here, and not there.
+	Ways []Way
+}
+
+// A Way is how an output is made. Sums of Inputs are not filled in: see Job.ForeignSums.
+type Way struct {
 	Op     Op
 	Spec   Spec
 	Output int
@@ -132,10 +137,7 @@ func (j *Job) Entries(ctx context.Context, edges ...Edge) []Entry {
 	found, brought := j.survey(edges)
 	out := make([]Entry, 0, len(found))
 	for _, f := range found {
-		e := Entry{ID: f.out, Leaf: f.leaf, From: f.from, Output: f.output, Inputs: f.inputs, edges: f.edges}
-		if f.spec != nil {
-			e.Op, e.Spec = f.op, f.spec.Spec
-		}
+		e := Entry{ID: f.out, Leaf: f.leaf, From: f.from, Ways: f.ways}
 		if f.ans != nil {
 			e.Ref = f.ans.ref.Retain()
 		} else {
@@ -165,12 +167,7 @@ type finding struct {
 	ans   *answer // held; nil if the job has none
 	parts []Part  // that are read by content
 	from  []ID
-
-	op     Op
-	spec   *pinned // nil if not known
-	output int
-	inputs []Traced
-	edges  []Edge
+	ways  []Way
 }
 
 // survey walks from edges down, inputs first, and names what it finds.
@@ -240,13 +237,15 @@ func (j *Job) survey(edges []Edge) (found []*finding, brought []Cache) {
 				b.parts = append(b.parts, spec.Slots[i].Part)
 			}
 		}
-		if byID[out] != nil {
-			continue // another definition with the same meaning
+		var ways []Way
+		if spec != nil {
+			ways = []Way{{Op: p.c.v.Op, Spec: spec.Spec, Output: p.output, Inputs: inputs, edges: p.c.v.Inputs}}
 		}
-		n := &finding{
-			out: out, leaf: len(p.c.ins) == 0, from: from,
-			op: p.c.v.Op, spec: spec, output: p.output, inputs: inputs, edges: p.c.v.Inputs,
+		if same := byID[out]; same != nil { // another definition with the same meaning
+			same.ways = append(same.ways, ways...)
+			continue
 		}
+		n := &finding{out: out, leaf: len(p.c.ins) == 0, from: from, ways: ways}
 		if fl := p.c.answers[p.output]; fl != nil {
 			if ans, ok := fl.val.(*answer); ok {
 				ans.uses++

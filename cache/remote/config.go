@@ -214,11 +214,11 @@ type builder struct {
 	config
 	layers  map[layer]int
 	records map[digest.Digest]int
-	foreign map[solver.ID]int // records by BuildKit's name of an output
+	foreign map[solver.ID][]int // records by BuildKit's names of an output
 }
 
 func newBuilder() *builder {
-	return &builder{layers: map[layer]int{}, records: map[digest.Digest]int{}, foreign: map[solver.ID]int{}}
+	return &builder{layers: map[layer]int{}, records: map[digest.Digest]int{}, foreign: map[solver.ID][]int{}}
 }
 
 // stack returns the index of the topmost of these blobs, oldest first.
@@ -240,7 +240,9 @@ func (b *builder) stack(blobs []digest.Digest) int {
 // add appends what is known of an output, under both names.
 func (b *builder) add(e solver.Entry, results []result, chains []chain) {
 	b.own(e, results, chains)
-	b.buildkit(e, results, chains)
+	for _, w := range e.Ways {
+		b.buildkit(e.ID, w, results, chains)
+	}
 }
 
 func (b *builder) own(e solver.Entry, results []result, chains []chain) {

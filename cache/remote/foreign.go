@@ -144,23 +144,20 @@ func (Names) Trace(op solver.Op, spec solver.Spec) (solver.Tracer, bool) {
 
 // buildkit appends what BuildKit would have written about an output, if all that it is made
 // from has a name.
-func (b *builder) buildkit(e solver.Entry, results []result, chains []chain) {
-	if e.Op == nil {
+func (b *builder) buildkit(id solver.ID, w solver.Way, results []result, chains []chain) {
+	step, ok := buildkit.Name(w.Op, w.Spec)
+	if !ok || len(step.Inputs) != len(w.Inputs) || w.Output >= step.Outputs {
 		return
 	}
-	step, ok := buildkit.Name(e.Op, e.Spec)
-	if !ok || len(step.Inputs) != len(e.Inputs) || e.Output >= step.Outputs {
-		return
-	}
-	r := record{Digest: buildkit.Record(step.Digest, e.Output), Results: results}
+	r := record{Digest: buildkit.Record(step.Digest, w.Output), Results: results}
 	for _, c := range chains {
 		if len(c.Layers) > 0 { // BuildKit has no empty results
 			r.Chains = append(r.Chains, c)
 		}
 	}
-	for i, in := range e.Inputs {
+	for i, in := range w.Inputs {
 		var alternatives []input
-		if at, ok := b.foreign[in.ID]; ok {
+		for _, at := range b.foreign[in.ID] {
 			alternatives = append(alternatives, input{step.Inputs[i].Selector.String(), at})
 		}
 		if in.Sum != nil {
@@ -171,7 +168,7 @@ func (b *builder) buildkit(e solver.Entry, results []result, chains []chain) {
 		}
 		r.Inputs = append(r.Inputs, alternatives)
 	}
-	b.foreign[e.ID] = len(b.Records)
+	b.foreign[id] = append(b.foreign[id], len(b.Records))
 	b.Records = append(b.Records, r)
 }
 

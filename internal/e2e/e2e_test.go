@@ -78,6 +78,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"frontend-program": cmdFrontendProgram,
 	"frontend-build":   cmdFrontendBuild,
 	"frontend-same":    cmdFrontendSame,
+	"interop":          cmdInterop,
 }
 
 type stateKey struct{}
