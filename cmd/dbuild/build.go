@@ -109,7 +109,11 @@ func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg str
 	if err != nil {
 		p.printTail(a.stderr)
 		p.printWarnings(a.stderr)
-		return err
+		var ids []string
+		for _, s := range req.Secrets {
+			ids = append(ids, s.ID)
+		}
+		return nearSecret(err, ids)
 	}
 	p.printWarnings(a.stderr)
 	if err := made.add(a, resp.ExporterResponse, files.bid != ""); err != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/dbuild/dbuild/cmd/dbuild/internal/suggest"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/util/stack"
 	"google.golang.org/grpc/codes"
@@ -138,6 +139,28 @@ func place(err error) (file string, line int) {
 	return src.Info.Filename, int(src.Ranges[0].GetStart().GetLine())
 }
 
+// A hintedError is an error of which the command line says more.
+type hintedError struct {
+	error
+	hint string
+}
+
+func (e *hintedError) Unwrap() error { return e.error }
+
+var missingSecret = regexp.MustCompile(`secret (\S+): not found`)
+
+// nearSecret adds the secret that was lent, if its id is nearly the one that is missing.
+func nearSecret(err error, lent []string) error {
+	m := missingSecret.FindStringSubmatch(err.Error())
+	if m == nil || len(lent) == 0 {
+		return err
+	}
+	if near := suggest.Nearest(m[1], lent); near != "" {
+		return &hintedError{err, fmt.Sprintf("--secret lends %q; did you mean that?", near)}
+	}
+	return &hintedError{err, "--secret lends only " + strings.Join(lent, ", ")}
+}
+
 // hint returns what the user can do about err, if that is known.
 func hint(err error, msg string) string {
 	var conn *connectError
@@ -146,6 +169,10 @@ func hint(err error, msg string) string {
 		return "only root and the group of the socket may use this daemon"
 	case errors.As(err, &conn) && conn.addr.from != "" && strings.HasPrefix(conn.addr.url, "unix://"):
 		return "start one with \"dbuild daemon --addr " + conn.addr.url + "\", or unset " + conn.addr.from + " to have one started"
+	}
+	var hinted *hintedError
+	if errors.As(err, &hinted) {
+		return hinted.hint
 	}
 	switch codeOf(err) {
 	case codes.Unavailable:

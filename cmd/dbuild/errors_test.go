@@ -65,6 +65,26 @@ dbuild: Dockerfile:3: bad
 	}
 }
 
+func TestAMissingSecretThatIsNearlyLent(t *testing.T) {
+	err := status.Error(codes.Unknown, "secret npm_tokn: not found; pass it with --secret id=npm_tokn,src=FILE")
+	for want, lent := range map[string][]string{
+		"\nhint: --secret lends \"npm_token\"; did you mean that?\n": {"aws", "npm_token"},
+		"\nhint: --secret lends only aws\n":                          {"aws"},
+	} {
+		var b bytes.Buffer
+		report(&b, nearSecret(err, lent), false)
+		if !strings.HasSuffix(b.String(), want) {
+			t.Errorf("got %q without %q", b.String(), want)
+		}
+	}
+	if got := nearSecret(err, nil); got != err {
+		t.Errorf("nothing is lent, but got %v", got)
+	}
+	if other := errors.New("x"); nearSecret(other, []string{"a"}) != other {
+		t.Error("another error was changed")
+	}
+}
+
 func TestConnectErrorIsOneSentence(t *testing.T) {
 	err := &connectError{
 		addr: address{"unix:///x", "DBUILD_HOST"},

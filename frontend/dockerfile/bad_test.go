@@ -39,6 +39,7 @@ var bad = []struct {
 	{name: "from reference", text: "FROM Upper/Case\n", line: 1, want: `invalid image reference "Upper/Case"`},
 	{name: "from unknown", text: "FROM debain\n", line: 1, want: "did you mean debian?", late: true},
 	{name: "from stage typo", text: "FROM scratch AS builder\nFROM buidler\n", opts: nil, line: 2, want: "did you mean builder?", late: true},
+	{name: "from context typo", text: "FROM scratch\nCOPY --from=asets a b\n", opts: map[string]string{"context:assets": "local:assets"}, line: 2, want: "did you mean assets?", late: true},
 	{name: "platform", text: "FROM --platform=$X scratch\n", line: 1, want: "empty platform value from expression $X"},
 	{name: "platform typo", text: "FROM --platform=$BULIDPLATFORM scratch\n", line: 1, want: "did you mean BUILDPLATFORM?"},
 	{name: "target", text: "FROM scratch AS one\n", opts: map[string]string{"target": "onne"}, want: `target stage "onne" could not be found (did you mean one?)`},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -66,11 +67,18 @@ func (b *build) resolveNeeded(ctx context.Context) error {
 	return eg.Wait()
 }
 
-// suggestBase adds a stage, or an image that many builds use, whose name is close.
+// suggestBase adds a stage, a named context, or an image that many builds use, whose name is
+// close.
 func (b *build) suggestBase(err error, name string) error {
 	names := b.stageNames()
 	for _, n := range []string{"alpine", "busybox", "centos", "debian", "golang", "ubuntu", "fedora"} {
 		names = append(names, n, n+":latest")
+	}
+	for _, key := range slices.Sorted(maps.Keys(b.opts.raw)) {
+		if given, ok := strings.CutPrefix(key, "context:"); ok {
+			given, _, _ = strings.Cut(given, "::") // before a platform
+			names = append(names, given)
+		}
 	}
 	return instruction.Suggest(err, name, names)
 }
