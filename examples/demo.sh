@@ -33,3 +33,7 @@ echo "== the same once more: everything is cached"
 echo "== the image's files, running"
 "$dbuild" -q -o "$demo/rootfs" examples/hello
 chroot "$demo/rootfs" /bin/cat /srv/greeting.loud /srv/built
+
+echo "== examples/import: a stage exports a tool and its PATH, another imports both"
+"$dbuild" -q -o "$demo/import" examples/import
+cat "$demo/import/greeting"

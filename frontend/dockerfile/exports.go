@@ -3,6 +3,7 @@ package dockerfile
 import (
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -94,11 +95,22 @@ func (s *stage) startExports() {
 			p.readExports()
 			s.exports, s.layers = p.exports, p.imageLayers()
 		}
+		if s.resetsExports() {
+			s.exports = exports{changed: true}
+		}
 	} else {
 		s.layers = s.imageLayers()
 		s.readExports()
 	}
 	s.start, s.startLayers = s.out, s.layers
+}
+
+// resetsExports reports whether FROM --reset drops the label that exports travel in.
+func (s *stage) resetsExports() bool {
+	return slices.ContainsFunc(s.reset, func(r instruction.Reset) bool {
+		ok, _ := path.Match(r.Pattern, exportrecord.Label)
+		return r.What == "label" && (ok || r.Pattern == "")
+	})
 }
 
 // imageLayers is how many layers a stage has that is an image; -1 if that is not known.

@@ -104,6 +104,7 @@ func TestImportErrors(t *testing.T) {
 		{"FROM scratch\nIMPORT localhost:5731/foreign\n", 2, `the kind "zip" is not known: it takes a newer dbuild`, nil},
 		{"FROM scratch\nIMPORT localhost:5731/toomany\n", 2, "leaves out 3 layers, but it has 2", nil},
 		{"FROM localhost:5731/base\nIMPORT localhost:5731/secret\n", 2, `mount type "secret" is not available to importers`, nil},
+		{"# dbuild=1\nFROM scratch AS x\nEXPORT /a\nFROM --reset=label x AS y\nFROM scratch\nIMPORT y\n", 6, `IMPORT: "y" exports nothing`, nil},
 		{exporter + "FROM scratch\nIMPORT --env-prefix=1x x\n", 6, `invalid --env-prefix "1x"`, nil},
 		{exporter + "FROM scratch\nIMPORT --only=envs x\n", 6, "--only=envs: want some of files, env, meta and run (did you mean env?)", nil},
 		{exporter + "FROM scratch\nIMPORT --on-conflict=fail x\n", 6, "--on-conflict wants last or error", nil},
