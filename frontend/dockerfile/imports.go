@@ -192,7 +192,7 @@ func (r *replay) copy(x *exported) error {
 	meta := r.meta(x, strings.Join(x.Sources, " ")+" -> "+x.Dest)
 	reads := r.reads("IMPORT", r.from, x.Sources...)
 	if x.at != nil {
-		reads.Place += fmt.Sprintf(", which exports it on line %d", x.at.Line())
+		reads.Place += ", which exports it on line " + r.loader.spot(x.at.Ranges).line()
 	} else {
 		reads.Place += fmt.Sprintf(", which exports it by entry %d of its record", x.index)
 	}
