@@ -137,7 +137,7 @@ func (e *Entry) check() error {
 	if e.Group != "" && !groupName.MatchString(e.Group) {
 		return fmt.Errorf("invalid group %q", e.Group)
 	}
-	ok := true
+	var ok bool
 	switch e.Kind {
 	case Copy:
 		ok = len(e.Sources) > 0 && path.IsAbs(e.Dest)
