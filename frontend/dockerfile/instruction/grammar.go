@@ -37,14 +37,21 @@ func parseNodes(data []byte) (*parser.Result, error) {
 		if !ok {
 			continue
 		}
-		n.Original = n.Original[:m.offset] + m.word + n.Original[m.offset+len(m.word):]
-		if m.offset > 0 { // behind ONBUILD
+		restore(n, m.offset, m.word)
+		if m.offset > 0 && n.Next != nil && len(n.Next.Children) == 1 { // behind ONBUILD
 			n = n.Next.Children[0]
-			n.Original = m.word + n.Original[len(m.word):]
+			restore(n, 0, m.word)
 		}
 		n.Value = m.word
 	}
 	return res, nil
+}
+
+// restore puts the word back where the stand-in is.
+func restore(n *parser.Node, offset int, word string) {
+	if len(n.Original) >= offset && strings.HasPrefix(n.Original[offset:], standIn) {
+		n.Original = n.Original[:offset] + word + n.Original[offset+len(standIn):]
+	}
 }
 
 // A mark says where in an instruction the word EXPORT was replaced, and how it was written.
