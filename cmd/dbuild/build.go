@@ -116,7 +116,7 @@ func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg str
 		return nearSecret(err, ids)
 	}
 	p.printWarnings(a.stderr)
-	if err := made.add(a, resp.ExporterResponse, files.bid != ""); err != nil {
+	if err := made.add(a, resp, files.bid != ""); err != nil {
 		return err
 	}
 	r.response = resp.ExporterResponse

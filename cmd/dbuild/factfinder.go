@@ -6,6 +6,7 @@ import (
 	"maps"
 
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildflags"
+	"github.com/moby/buildkit/client"
 	digest "github.com/opencontainers/go-digest"
 )
 
@@ -57,7 +58,7 @@ func (w *factFinder) result() (*facts, error) {
 
 // add adds the facts to what the daemon answered. That they could not be found is an error
 // only if more than metadata depends on them.
-func (w *factFinder) add(a *app, resp map[string]string, needed bool) error {
+func (w *factFinder) add(a *app, resp *client.SolveResponse, needed bool) error {
 	f, err := w.result()
 	switch {
 	case err != nil && needed:
@@ -71,6 +72,9 @@ func (w *factFinder) add(a *app, resp map[string]string, needed bool) error {
 	for _, path := range f.other {
 		a.warn("%s is neither a file, a directory nor a link, and is not in the digest of the context", path)
 	}
-	maps.Copy(resp, f.metadata())
+	if resp.ExporterResponse == nil {
+		resp.ExporterResponse = map[string]string{} // nothing was exported
+	}
+	maps.Copy(resp.ExporterResponse, f.metadata())
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/dbuild/dbuild/attest"
 	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/frontend/dockerfile/instruction"
 	"github.com/dbuild/dbuild/frontend/sbom"
@@ -214,7 +215,7 @@ func (l *loader) readDockerfile(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", l.filename, err)
 	}
-	l.info = &pb.SourceInfo{Filename: l.filename, Data: l.data, Language: "Dockerfile", Definition: def}
+	l.info = &pb.SourceInfo{Filename: l.filename, Data: attest.RedactBytes(l.data), Language: "Dockerfile", Definition: def}
 	if !l.ignores() {
 		return nil
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 
+	"github.com/dbuild/dbuild/attest"
 	"github.com/dbuild/dbuild/frontend/dockerfile/instruction"
 	"github.com/dbuild/dbuild/llb"
 )
@@ -115,7 +116,7 @@ func (o *opening) read(at *origins, name string, content func() ([]byte, *pb.Def
 	if err != nil {
 		return nil, err
 	}
-	at.info = &pb.SourceInfo{Filename: name, Data: data, Language: "Dockerfile", Definition: def}
+	at.info = &pb.SourceInfo{Filename: name, Data: attest.RedactBytes(data), Language: "Dockerfile", Definition: def}
 	s := &instruction.Source{Name: name, Data: data, Origin: at}
 	o.found[key] = s
 	return s, nil
