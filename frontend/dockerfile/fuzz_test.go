@@ -21,6 +21,10 @@ func FuzzDockerfile(f *testing.F) {
 	for _, c := range bad {
 		f.Add(c.text, "", "")
 	}
+	for _, c := range badDialect {
+		f.Add(c.text, "", "")
+	}
+	f.Add("# dbuild=1\nARG F=fragment\nINCLUDE $F\nFROM --reset=env:A,label:x* a AS b\nCOPY --from=${F:-a} --when=$V a b? c\\? /\nINCLUDE $F\nINCLUDE other\n", "V=1", "")
 	f.Add(large(40), "a=1", "linux/arm64,linux/amd64")
 	f.Add("FROM scratch\nCOPY <<A <<-B x /\n$V\nA\n\tb\nB\nADD git@h:p.git#r:s https://x/y?z /d/\n", "V=${", "windows/amd64")
 	files, err := filepath.Glob("../../testdata/dockerfile/*.txtar")
@@ -40,7 +44,7 @@ func FuzzDockerfile(f *testing.F) {
 		if len(text) > 1<<16 {
 			return // length is what BenchmarkLines is about
 		}
-		bridge := &fakeBridge{files: map[string][]byte{"Dockerfile": []byte(text)}, platforms: bridge.platforms, images: images}
+		bridge := &fakeBridge{files: map[string][]byte{"Dockerfile": []byte(text), "other": []byte(text), "fragment": []byte("FROM scratch AS a\n\nRUN --timeout=1s --retry=1 x\n")}, platforms: bridge.platforms, images: images}
 		k, v, _ := strings.Cut(arg, "=")
 		opts := map[string]string{"build-arg:" + k: v, "platform": platform}
 		built, err := Convert(t.Context(), bridge, &frontend.Request{Opts: opts})
