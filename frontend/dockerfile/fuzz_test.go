@@ -26,6 +26,7 @@ func FuzzDockerfile(f *testing.F) {
 	}
 	f.Add("# dbuild=1\nARG F=fragment\nINCLUDE $F\nFROM --reset=env:A,label:x* a AS b\nCOPY --from=${F:-a} --when=$V a b? c\\? /\nINCLUDE $F\nINCLUDE other\n", "V=1", "")
 	f.Add(large(40), "a=1", "linux/arm64,linux/amd64")
+	f.Add("FROM localhost:5731/base AS x\nARG V\nEXPORT --as=g COPY a* /b/\nEXPORT ENV A=${V:-$A} B\nEXPORT RUN <<E\n$V\nE\nEXPORT DIFF\nFROM x\nIMPORT --from=x --link --env-prefix=P g default\nONBUILD IMPORT x\n", "V=a$b", "")
 	f.Add("FROM scratch\nCOPY <<A <<-B x /\n$V\nA\n\tb\nB\nADD git@h:p.git#r:s https://x/y?z /d/\n", "V=${", "windows/amd64")
 	files, err := filepath.Glob("../../testdata/dockerfile/*.txtar")
 	if err != nil {
