@@ -3,7 +3,6 @@ package contexthash
 import (
 	"crypto/sha256"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 
@@ -26,7 +25,7 @@ const definitionHeader = "dbuild definition v1\n"
 // Digest returns the digest of d.
 func (d Definition) Digest() digest.Digest {
 	h := sha256.New()
-	io.WriteString(h, definitionHeader)
+	h.Write([]byte(definitionHeader))
 	field := func(key, value string) { fmt.Fprintf(h, "%s %d %s\n", key, len(value), value) }
 	field("context", d.Context.String())
 	for _, name := range slices.Sorted(maps.Keys(d.Named)) {

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"io/fs"
 	"slices"
 	"strings"
@@ -51,7 +50,7 @@ func Tree(entries []Entry) digest.Digest {
 	entries = slices.Clone(entries)
 	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Path, b.Path) })
 	h := sha256.New()
-	io.WriteString(h, treeHeader)
+	h.Write([]byte(treeHeader))
 	var line []byte
 	for _, e := range entries {
 		line = append(line[:0], byte(e.Kind), ' ')
