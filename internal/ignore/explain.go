@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"path"
 	"strings"
-
-	"github.com/moby/patternmatcher"
 )
 
 // A Verdict says whether a path is left out, and why.
@@ -31,22 +29,14 @@ func (f *File) Explain(name string) (Verdict, error) {
 // An Explainer explains many paths of one file. It is not safe for concurrent use.
 type Explainer struct {
 	file     *File
-	matchers []*patternmatcher.PatternMatcher // one for each pattern, without its "!"
-	nothing  patternmatcher.MatchInfo         // of a directory that one pattern does not match
+	matchers []*matcher // one for each pattern
 }
 
 // Explainer returns an Explainer for f.
 func (f *File) Explainer() (*Explainer, error) {
 	e := &Explainer{file: f}
-	one, err := patternmatcher.New([]string{"x"})
-	if err == nil {
-		_, e.nothing, err = one.MatchesUsingParentResults("y", patternmatcher.MatchInfo{})
-	}
-	if err != nil {
-		return nil, err
-	}
 	for _, p := range f.patterns {
-		m, err := positive(p.Text)
+		m, err := newMatcher(p.Text)
 		if err != nil {
 			return nil, fmt.Errorf("%s:%d: %w", f.Name, p.Line, err)
 		}
@@ -80,7 +70,7 @@ func (e *Explainer) Explain(name string) (Verdict, error) {
 				if p.Readmits() != v.Excluded {
 					continue
 				}
-				ok, _, err := m.MatchesUsingParentResults(at, e.nothing)
+				ok, err := m.matches(at)
 				if err != nil {
 					return v, fmt.Errorf("%s:%d: %w", e.file.Name, p.Line, err)
 				}

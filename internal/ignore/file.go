@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/moby/patternmatcher"
 	"github.com/moby/patternmatcher/ignorefile"
 )
 
@@ -70,30 +69,11 @@ func patternLines(data []byte) []int {
 
 // check tells whether a pattern can be matched. Some mistakes show only when it is.
 func check(text string) error {
-	m, err := positive(text)
-	if err != nil {
-		return err
+	m, err := newMatcher(text)
+	if err == nil {
+		_, err = m.matches("x")
 	}
-	_, err = m.MatchesOrParentMatches("x")
 	return err
-}
-
-// positive returns a matcher for the paths that a pattern is about, be it to leave them out
-// or to take them back in.
-func positive(text string) (*patternmatcher.PatternMatcher, error) {
-	m, err := patternmatcher.New([]string{text})
-	if err != nil {
-		return nil, err
-	}
-	p := m.Patterns()[0]
-	if !p.Exclusion() {
-		return m, nil
-	}
-	text = p.String()
-	if strings.HasPrefix(text, "!") { // a name that begins so
-		text = `\` + text
-	}
-	return patternmatcher.New([]string{text})
 }
 
 // Patterns returns the patterns in the form of a local source's ExcludePatterns; nil if

@@ -54,6 +54,7 @@ func TestExplain(t *testing.T) {
 		{"in a re-included directory", "a\n!a/b\n", "a/b/c", `re-included by .dockerignore:2 "!a/b", which matches a/b/`},
 		{"any depth", "**/tmp\n", "x/y/tmp", `excluded by .dockerignore:1 "**/tmp"`},
 		{"one level", "*/tmp\n", "x/y/tmp", `not excluded by any pattern`},
+		{"nothing is left of the pattern", "/ /\n", "a", `not excluded by any pattern`},
 		{"nothing to take back", "!a\n", "a", `not excluded by any pattern`},
 	} {
 		v, err := parse(t, c.text).Explain(c.path)
@@ -87,6 +88,8 @@ func FuzzExplain(f *testing.F) {
 	f.Add("*\n!a/*/b\na/x\n", "a/x/b")
 	f.Add("**\n!**/k\n", "a/k/z")
 	f.Add("!!a\n!!b\n", "!a/b")
+	f.Add("/ /", "0")
+	f.Add("**\n!/ x\n!/\u00a0y", " x")
 	f.Fuzz(func(t *testing.T, text, path string) {
 		path = strings.Trim(path, "/")
 		if len(text)+len(path) > 200 || strings.Contains("/"+path+"/", "//") || strings.Contains("/"+path+"/", "/../") || strings.Contains("/"+path+"/", "/./") {
