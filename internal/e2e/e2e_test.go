@@ -62,6 +62,11 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"base":        cmdBase,
 	"registry":    cmdRegistry,
 	"layer-gets":  cmdLayerGets,
+	"traffic":     cmdTraffic,
+	"break":       cmdBreak,
+	"lose-layers": cmdLoseLayers,
+	"only":        cmdOnly,
+	"state-size":  cmdStateSize,
 	"status":      cmdStatus,
 	"wait-for":    cmdWaitFor,
 	"same":        cmdSame,
@@ -88,9 +93,12 @@ type state struct {
 	dir, bin string
 	daemon   *exec.Cmd
 	log      *os.File
-	reg      *registry
-	server   *server
-	mounts   []string
+	reg      *registry // REG
+	// registries are all that the script has started, by the variable with their address.
+	registries map[string]*registry
+	sizes      map[string]int64 // of the state directory, by the script's names
+	server     *server
+	mounts     []string
 }
 
 func newState(bin string) (*state, error) {
@@ -99,7 +107,7 @@ func newState(bin string) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &state{dir: dir, bin: bin}
+	s := &state{dir: dir, bin: bin, registries: map[string]*registry{}, sizes: map[string]int64{}}
 	return s, os.Mkdir(s.home(), 0o700)
 }
 
@@ -111,8 +119,8 @@ func (s *state) close() {
 	if s.daemon != nil {
 		_ = s.stop(syscall.SIGTERM)
 	}
-	if s.reg != nil {
-		s.reg.close()
+	for _, r := range s.registries {
+		r.close()
 	}
 	if s.server != nil {
 		s.server.Close()
@@ -329,14 +337,20 @@ func eventually(d time.Duration, cond func() bool) bool {
 	return true
 }
 
-// cmdRegistry starts a docker-registry and sets REG to its host:port and REG2 to another
-// name of the same.
-func cmdRegistry(ts *testscript.TestScript, _ bool, _ []string) {
-	s := get(ts)
-	r, err := newRegistry(filepath.Join(s.dir, "registry"))
+// cmdRegistry starts a docker-registry and sets REG, or another variable, to its host:port:
+// registry [NAME]
+func cmdRegistry(ts *testscript.TestScript, _ bool, args []string) {
+	s, name := get(ts), "REG"
+	if len(args) > 0 {
+		name = args[0]
+	}
+	r, err := newRegistry(filepath.Join(s.dir, "registry-"+name))
 	ts.Check(err)
-	s.reg = r
-	ts.Setenv("REG", r.addr)
+	s.registries[name] = r
+	if name == "REG" {
+		s.reg = r
+	}
+	ts.Setenv(name, r.addr)
 }
 
 // cmdLayerGets checks how many layers were read from the registry since the last call:

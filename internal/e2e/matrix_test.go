@@ -29,6 +29,7 @@ func TestMatrix(t *testing.T) {
 	}
 	shared.reg, err = newRegistry(filepath.Join(shared.dir, "registry"))
 	check(t, err)
+	shared.registries["REG"] = shared.reg
 
 	testscript.Run(t, testscript.Params{
 		Dir: matrixDir,

@@ -20,21 +20,34 @@ type Fault func(w http.ResponseWriter, r *http.Request, next http.Handler) bool
 type Proxy struct {
 	Addr string
 
-	mu     sync.Mutex // guards all below
-	log    []string   // "GET /v2/app/blobs/sha256:..."
-	faults []Fault
-	bytes  int64 // sent in answers to GET of blobs
+	server  *httptest.Server
+	mu      sync.Mutex // guards all below
+	log     []string   // "GET /v2/app/blobs/sha256:..."
+	answers []*Exchange
+	faults  []Fault
+	bytes   int64 // sent in answers to GET of blobs
 }
 
 // NewProxy starts a proxy before the registry at addr for the length of the test.
 func NewProxy(t testing.TB, addr string) *Proxy {
 	t.Helper()
+	p := OpenProxy(addr)
+	t.Cleanup(p.Close)
+	return p
+}
+
+// OpenProxy is NewProxy for who closes the proxy.
+func OpenProxy(addr string) *Proxy {
 	p := &Proxy{}
 	rp := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: addr})
 	rp.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) }
 	rp.ModifyResponse = func(resp *http.Response) error {
-		if resp.Request.Method == http.MethodGet && strings.Contains(resp.Request.URL.Path, "/blobs/") {
-			resp.Body = &countedBody{resp.Body, p}
+		x := &Exchange{Method: resp.Request.Method, URI: resp.Request.URL.RequestURI(), Status: resp.StatusCode}
+		p.mu.Lock()
+		p.answers = append(p.answers, x)
+		p.mu.Unlock()
+		if x.Method == http.MethodGet && strings.Contains(x.URI, "/blobs/") {
+			resp.Body = &countedBody{resp.Body, p, x}
 		}
 		return nil
 	}
@@ -42,7 +55,7 @@ func NewProxy(t testing.TB, addr string) *Proxy {
 		// The registry makes upload locations from Host: they lead back here.
 		rp.ServeHTTP(w, r)
 	})
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	p.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.mu.Lock()
 		p.log = append(p.log, r.Method+" "+r.URL.RequestURI())
 		faults := append([]Fault(nil), p.faults...)
@@ -54,21 +67,53 @@ func NewProxy(t testing.TB, addr string) *Proxy {
 		}
 		inner.ServeHTTP(w, r)
 	}))
-	t.Cleanup(s.Close)
-	p.Addr = strings.TrimPrefix(s.URL, "http://")
+	p.Addr = strings.TrimPrefix(p.server.URL, "http://")
 	return p
+}
+
+// Close ends the proxy.
+func (p *Proxy) Close() { p.server.Close() }
+
+// An Exchange is a request that the registry behind the proxy answered.
+type Exchange struct {
+	Method, URI string
+	Status      int
+	Bytes       int64 // read of the answer, if it is a blob
+	Document    bool  // the blob is JSON: the config of an image or of a cache
+}
+
+// Layer reports whether a layer was read, or some of it.
+func (x Exchange) Layer() bool {
+	return x.Method == http.MethodGet && strings.Contains(x.URI, "/blobs/sha256:") && x.Status < 300 && !x.Document && x.Bytes > 0
+}
+
+// Exchanges returns what the registry answered, in this order.
+func (p *Proxy) Exchanges() []Exchange {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]Exchange, len(p.answers))
+	for i, x := range p.answers {
+		out[i] = *x
+	}
+	return out
 }
 
 type countedBody struct {
 	io.ReadCloser
 	p *Proxy
+	x *Exchange
 }
 
 func (b *countedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.p.mu.Lock()
+	defer b.p.mu.Unlock()
+	// A config is a small JSON document; what begins otherwise is a layer.
+	if b.x.Bytes == 0 && n > 0 {
+		b.x.Document = p[0] == '{'
+	}
+	b.x.Bytes += int64(n)
 	b.p.bytes += int64(n)
-	b.p.mu.Unlock()
 	return n, err
 }
 
@@ -83,7 +128,21 @@ func (p *Proxy) Break(f Fault) {
 func (p *Proxy) Reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.log, p.faults, p.bytes = nil, nil, 0
+	p.log, p.answers, p.faults, p.bytes = nil, nil, nil, 0
+}
+
+// Heal takes back all faults.
+func (p *Proxy) Heal() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.faults = nil
+}
+
+// Forget forgets counts only.
+func (p *Proxy) Forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.log, p.answers, p.bytes = nil, nil, 0
 }
 
 // Count returns how many requests match, as "METHOD URI".
