@@ -32,6 +32,7 @@ type ImageOptions struct {
 	MetadataOverrides map[string][]byte // of the result, by the client
 	AttestInline      bool              // attestations that are inline-only are reason enough for an index
 	Artifact          bool              // attestations are OCI artifacts, not images
+	Squash            bool              // see Squash
 	Names             []string          // that the image gets; attestations are about them
 }
 
@@ -42,6 +43,7 @@ func ImageOptionsFrom(a *Attrs) ImageOptions {
 		Compression:      a.Compression(),
 		RewriteTimestamp: a.Bool("rewrite-timestamp", false),
 		PreferNondistrib: a.Bool("prefer-nondist-layers", false),
+		Squash:           a.Bool("squash", false),
 		Annotations:      Annotations{},
 	}
 	o.Epoch, o.EpochSet = a.Epoch()
@@ -131,13 +133,7 @@ func (img *Image) Layers() []snapshot.Blob {
 // elsewhere are moved; layers that exist as files only are compressed. The same result
 // and options give the same image.
 func Assemble(ctx context.Context, src Source, a Access, o ImageOptions) (*Image, error) {
-	if len(o.MetadataOverrides) > 0 {
-		src.Metadata = maps.Clone(src.Metadata)
-		if src.Metadata == nil {
-			src.Metadata = map[string][]byte{}
-		}
-		maps.Copy(src.Metadata, o.MetadataOverrides)
-	}
+	src = o.override(src)
 	parts, err := src.Parts()
 	if err != nil {
 		return nil, err
@@ -195,6 +191,19 @@ func Assemble(ctx context.Context, src Source, a Access, o ImageOptions) (*Image
 	}
 	line.Done()
 	return assemble(ins, multi, a.Log, o)
+}
+
+// override returns src with what the client says of it instead of the frontend.
+func (o ImageOptions) override(src Source) Source {
+	if len(o.MetadataOverrides) == 0 {
+		return src
+	}
+	src.Metadata = maps.Clone(src.Metadata)
+	if src.Metadata == nil {
+		src.Metadata = map[string][]byte{}
+	}
+	maps.Copy(src.Metadata, o.MetadataOverrides)
+	return src
 }
 
 // A partInput is what goes into the image of one platform.
@@ -275,7 +284,7 @@ func (in partInput) manifest(log *progress.Log, o ImageOptions) (*Manifest, erro
 		return nil, err
 	}
 	if lost {
-		log.Warn(progress.Warning{Level: 1, Short: []byte("ExportDiffLost: the layers are not those of the steps, so the image does not say that it exports its changes (DIFF)")})
+		log.Warn(diffLost)
 	}
 	config, err := finishConfig(ci)
 	if err != nil {

@@ -85,6 +85,15 @@ func finishConfig(in configInput) ([]byte, error) {
 	if in.inlineCache != nil {
 		set["moby.buildkit.cache.v0"] = in.inlineCache
 	}
+	return setFields(in.config, set)
+}
+
+// setFields sets fields of a JSON object. Others stay, known or not.
+func setFields(object []byte, set map[string]any) ([]byte, error) {
+	fields := map[string]json.RawMessage{}
+	if err := json.Unmarshal(object, &fields); err != nil {
+		return nil, err
+	}
 	for k, v := range set {
 		b, err := json.Marshal(v)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/dbuild/dbuild/internal/exportrecord"
+	"github.com/dbuild/dbuild/internal/progress"
 )
 
 // checkExports keeps what an image says that it exports in accord with its layers. "All that
@@ -26,34 +27,41 @@ func checkExports(in configInput) (config []byte, lost bool, err error) {
 			return nil, false, fmt.Errorf("the config of the base image: %w", err)
 		}
 	}
-	label, ok := img.Config.Labels[exportrecord.Label]
-	if !ok || len(in.layers)-len(base.RootFS.DiffIDs) == filled(img.History)-filled(base.History) {
+	if len(in.layers)-len(base.RootFS.DiffIDs) == filled(img.History)-filled(base.History) {
 		return in.config, false, nil
+	}
+	return withoutDiffs(in.config, img)
+}
+
+// diffLost is the warning that belongs to withoutDiffs.
+var diffLost = progress.Warning{Level: 1, Short: []byte("ExportDiffLost: the layers are not those of the steps, so the image does not say that it exports its changes (DIFF)")}
+
+// withoutDiffs takes out of an image's config, which is img, what counts layers.
+func withoutDiffs(config []byte, img ocispec.Image) (_ []byte, lost bool, err error) {
+	labels := img.Config.Labels
+	label, ok := labels[exportrecord.Label]
+	if !ok {
+		return config, false, nil
 	}
 	label, lost, empty := exportrecord.WithoutDiffs(label)
 	if !lost {
-		return in.config, false, nil
+		return config, false, nil
 	}
-	labels := img.Config.Labels
 	labels[exportrecord.Label] = label
 	if empty {
 		delete(labels, exportrecord.Label)
 	}
-	// Fields that are not in the specification stay.
-	fields, inner := map[string]json.RawMessage{}, map[string]json.RawMessage{}
-	if err := json.Unmarshal(in.config, &fields); err != nil {
+	var outer struct {
+		Config json.RawMessage `json:"config"`
+	}
+	if err := json.Unmarshal(config, &outer); err != nil {
 		return nil, false, err
 	}
-	if err := json.Unmarshal(fields["config"], &inner); err != nil {
+	inner, err := setFields(outer.Config, map[string]any{"Labels": labels})
+	if err != nil {
 		return nil, false, err
 	}
-	if inner["Labels"], err = json.Marshal(labels); err != nil {
-		return nil, false, err
-	}
-	if fields["config"], err = json.Marshal(inner); err != nil {
-		return nil, false, err
-	}
-	config, err = json.Marshal(fields)
+	config, err = setFields(config, map[string]any{"config": json.RawMessage(inner)})
 	return config, true, err
 }
 

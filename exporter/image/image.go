@@ -97,6 +97,11 @@ func (e *Exporter) Export(ctx context.Context, src exporter.Source, a exporter.A
 	}
 	opts := e.opts
 	opts.Names = names
+	src, release, err := exporter.Squash(ctx, src, a, opts)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	img, err := exporter.Assemble(ctx, src, a, opts)
 	if err != nil {
 		return nil, err

@@ -65,6 +65,11 @@ func (e *Exporter) Export(ctx context.Context, src exporter.Source, a exporter.A
 	}
 	want := e.opts
 	want.Names = names
+	src, release, err := exporter.Squash(ctx, src, a, want)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	img, err := exporter.Assemble(ctx, src, a, want)
 	if err != nil {
 		return nil, err

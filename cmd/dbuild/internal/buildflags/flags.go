@@ -44,6 +44,7 @@ type Flags struct {
 	SBOM          string
 	Secret        []string
 	ShmSize       string
+	Squash        bool
 	SSH           []string
 	Tag           []string
 	Target        string
@@ -101,6 +102,7 @@ func New(fs *pflag.FlagSet) *Flags {
 	fs.StringArrayVar(&f.Secret, "secret", nil, `secret to lend to RUN ("id=name[,src=path|,env=NAME]")`)
 	fs.StringVar(&f.ShmSize, "shm-size", "", "size of /dev/shm in RUN")
 	fs.StringArrayVar(&f.SSH, "ssh", nil, `ssh agent or keys to lend to RUN ("default|id[=socket|key[,key]]")`)
+	fs.BoolVar(&f.Squash, "squash", false, "make one layer of those that the build adds to its base")
 	fs.StringArrayVarP(&f.Tag, "tag", "t", nil, `name of the image ("name:tag"; %BUILDID% stands for the digest of the context)`)
 	fs.StringVar(&f.Target, "target", "", "stage to build")
 	fs.StringArrayVar(&f.Ulimit, "ulimit", nil, `limit of RUN's processes ("nofile=1024:2048")`)
@@ -124,10 +126,9 @@ func (f *Flags) addLegacy(fs *pflag.FlagSet) {
 	fs.String("isolation", "", "ignored")
 	fs.Bool("rm", true, "ignored")
 	fs.StringArray("security-opt", nil, "ignored")
-	fs.Bool("squash", false, "ignored")
 	for _, name := range []string{
 		"memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems",
-		"print", "compress", "disable-content-trust", "force-rm", "isolation", "rm", "security-opt", "squash",
+		"print", "compress", "disable-content-trust", "force-rm", "isolation", "rm", "security-opt",
 	} {
 		_ = fs.MarkHidden(name)
 	}
@@ -141,7 +142,6 @@ var ignored = []struct{ name, why string }{
 	{"isolation", "it is for Windows containers"},
 	{"rm", "a build leaves no containers"},
 	{"security-opt", "RUN has one sandbox; see --allow security.insecure"},
-	{"squash", "layers are kept"},
 }
 
 // given tells whether the user set a flag.

@@ -165,6 +165,9 @@ func (f *Flags) exports(tags []string) ([]Export, error) {
 		if !e.image() {
 			continue
 		}
+		if f.Squash {
+			e.Attrs["squash"] = "true"
+		}
 		names := tags
 		if n := e.Attrs["name"]; n != "" {
 			own, err := normalizeTags(strings.Split(n, ","))
@@ -179,14 +182,19 @@ func (f *Flags) exports(tags []string) ([]Export, error) {
 			return nil, fmt.Errorf("a name to push to is missing: add -t NAME")
 		}
 	}
-	if f.IIDFile != "" && !slices.ContainsFunc(out, func(e Export) bool { return e.image() }) {
-		return nil, fmt.Errorf("no image ID: --iidfile needs an output that is an image")
+	if !slices.ContainsFunc(out, func(e Export) bool { return e.image() }) {
+		if f.IIDFile != "" {
+			return nil, fmt.Errorf("no image ID: --iidfile needs an output that is an image")
+		}
+		if f.Squash {
+			return nil, fmt.Errorf("--squash needs an output that is an image: only images have layers")
+		}
 	}
 	return out, nil
 }
 
 // wantsID tells whether the result must be an image even if nobody wants it exported.
-func (f *Flags) wantsID() bool { return f.Quiet || f.IIDFile != "" || f.MetadataFile != "" }
+func (f *Flags) wantsID() bool { return f.Quiet || f.IIDFile != "" || f.MetadataFile != "" || f.Squash }
 
 // push makes the outputs that are images be pushed, adding one if there is none.
 func push(out []Export) []Export {

@@ -264,12 +264,12 @@ func TestMistakes(t *testing.T) {
 
 func TestIgnoredFlagsAreNoted(t *testing.T) {
 	workdir(t, "Dockerfile")
-	r, err := parse(t, nil, "--squash", "--compress", "--rm=false", "--force-rm", "--isolation=x", "--security-opt=y", "--builder=z",
+	r, err := parse(t, nil, "--compress", "--rm=false", "--force-rm", "--isolation=x", "--security-opt=y", "--builder=z",
 		"--disable-content-trust", "--cache-from=type=local,src=nothere", ".")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Notices) != 9 {
+	if len(r.Notices) != 8 {
 		t.Errorf("%d notices: %q", len(r.Notices), r.Notices)
 	}
 	if r, err = parse(t, nil, "."); err != nil || len(r.Notices) != 0 {
