@@ -217,8 +217,10 @@ func (b *build) exportCaches(ctx context.Context, to cacheExports, res *frontend
 	}
 	entries := b.job.Entries(ctx, edges(res)...)
 	defer release(entries)
-	if err := b.job.ForeignSums(ctx, remote.Names{}, entries); err != nil {
-		return nil, err
+	if slices.ContainsFunc(to.exporters, (*remote.Exporter).Foreign) {
+		if err := b.job.ForeignSums(ctx, remote.Names{}, entries); err != nil {
+			return nil, err
+		}
 	}
 	var targets []*snapshot.Ref
 	for _, r := range results(res) {

@@ -21,7 +21,9 @@ const (
 )
 
 // header writes the fields of a tar header, each with its name before it, that count: the
-// tarsum of Docker's first builder, without a time and without the name of the file.
+// tarsum of Docker's first builder, without a time and without the name of the file. BuildKit
+// takes the numbers of devices in images to be zero, and so does not tell devices apart; here
+// they count, and what holds a device is not found.
 func header(h hash.Hash, st *fstypes.Stat) {
 	mode := fs.FileMode(st.Mode)
 	kind, size, link := byte(tarFile), int64(0), ""

@@ -214,6 +214,7 @@ type builder struct {
 	config
 	layers  map[layer]int
 	records map[digest.Digest]int
+	names   bool                // BuildKit's, too
 	foreign map[solver.ID][]int // records by BuildKit's names of an output
 }
 
@@ -240,6 +241,9 @@ func (b *builder) stack(blobs []digest.Digest) int {
 // add appends what is known of an output, under both names.
 func (b *builder) add(e solver.Entry, results []result, chains []chain) {
 	b.own(e, results, chains)
+	if !b.names {
+		return
+	}
 	for _, w := range e.Ways {
 		b.buildkit(e.ID, w, results, chains)
 	}

@@ -14,7 +14,12 @@
 // Since the keys of a whole graph follow from what its sources mean and from sums, that
 // is all an empty daemon needs to find the last answer without fetching any other. Reading
 // a cache reads its manifest and its config; results are promises until somebody wants
-// their bytes. Records of BuildKit itself are read without harm and match nothing.
+// their bytes.
+//
+// The same answers stand there once more under the names that BuildKit gives them, and
+// what BuildKit wrote is found by these (cache/buildkit has the rules, solver.Foreign the
+// way in which names are found). Neither disturbs the other: digests of the two kinds are
+// of different things, and selectors of sums begin with "part:".
 //
 // A cache is advice. One that cannot be read is a warning, a layer that is gone is a miss.
 // Using somebody's cache means to trust what they say they built.

@@ -53,6 +53,10 @@ func (x *Exporter) Name() string { return x.name }
 // IgnoreError reports whether the build goes on if the export fails.
 func (x *Exporter) IgnoreError() bool { return x.opts.ignoreError }
 
+// Foreign reports whether the cache is to have BuildKit's names, for which the sums of
+// Job.ForeignSums are needed.
+func (x *Exporter) Foreign() bool { return x.opts.foreign }
+
 // layered is a solver.Ref that consists of layers; nil is an empty filesystem.
 type layered interface{ Snapshot() *snapshot.Ref }
 
@@ -88,6 +92,7 @@ func (x *Exporter) Export(ctx context.Context, entries []solver.Entry, targets [
 		return nil, err
 	}
 	b := newBuilder()
+	b.names = x.opts.foreign
 	layers := map[digest.Digest]snapshot.Blob{}
 	for _, o := range outcomes {
 		lost := slices.ContainsFunc(o.blobs, func(l snapshot.Blob) bool { return gone[l.Digest] })

@@ -20,6 +20,7 @@ func Inline(entries []solver.Entry, target *snapshot.Ref) ([]byte, error) {
 		place[id] = i
 	}
 	b := newBuilder()
+	b.names = true
 	empty := true
 	for _, e := range entries {
 		places, ok := placesOf(e, target, place)

@@ -17,18 +17,26 @@ type options struct {
 	ignoreError bool
 	oci         bool // media types of OCI, not of Docker
 	manifest    bool // a manifest, not an index
+	foreign     bool // BuildKit's names, too
 	compression snapshot.Compression
 }
 
 func optionsFrom(a *exporter.Attrs) (options, error) {
 	// As with BuildKit, these two are no error whatever they say.
-	mode, ignore := a.String("mode"), a.String("ignore-error")
+	mode, ignore, compat := a.String("mode"), a.String("ignore-error"), a.String("compat")
 	o := options{all: mode == "max", compression: a.Compression(), oci: a.Bool("oci-mediatypes", true)}
 	o.ignoreError, _ = strconv.ParseBool(ignore)
 	o.manifest = a.Bool("image-manifest", o.oci)
 	o.compression.DockerMediaTypes = !o.oci
 	if err := a.Done(); err != nil {
 		return o, err
+	}
+	switch compat {
+	case "", "buildkit":
+		o.foreign = true
+	case "none":
+	default:
+		return o, fmt.Errorf("compat=%s of a cache is neither buildkit nor none: %w", compat, errdefs.ErrInvalidArgument)
 	}
 	if o.manifest && !o.oci {
 		return o, errors.New("a cache as an image manifest (image-manifest=true) needs the media types of OCI (oci-mediatypes=true)")
