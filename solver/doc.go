@@ -16,6 +16,7 @@
 //	cell    a def being solved, shared by every job that asks
 //	flight  a computation that happens once, is shared, and ends when nobody waits
 //	job     one client's build
+//	foreign by the names and sums of another solver, see Foreign
 //
 // # How an answer is found
 //

@@ -204,7 +204,7 @@ func (c *choice) admits(rel string, p *parent) (bool, error) {
 	if n := len(c.parents); n > 0 {
 		above = *c.parents[n-1]
 	}
-	ok := true
+	var ok bool
 	var err error
 	if c.include != nil {
 		if ok, p.include, err = c.include.MatchesUsingParentResults(rel, above.include); err != nil || !ok {
