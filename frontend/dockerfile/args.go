@@ -36,8 +36,10 @@ func automaticArgs(build, target ocispec.Platform, stage string, given map[strin
 		e.set(kv[0], pick(given, kv[0], kv[1]))
 	}
 	// The first names of TARGETOS and TARGETARCH, and so their values however these came about.
-	e.set("DOCKEROS", pick(given, "DOCKEROS", e.values["TARGETOS"]))
-	e.set("DOCKERARCH", pick(given, "DOCKERARCH", e.values["TARGETARCH"]))
+	for _, kv := range [][2]string{{"DOCKEROS", "TARGETOS"}, {"DOCKERARCH", "TARGETARCH"}} {
+		v, _ := e.Get(kv[1])
+		e.set(kv[0], pick(given, kv[0], v))
+	}
 	return e
 }
 

@@ -52,6 +52,7 @@ type loader struct {
 	origin     *origin // where that came from, if it was fetched
 	data       []byte
 	info       *pb.SourceInfo
+	declared   string            // the syntax of docker/dockerfile that is asked for, or ""
 	file       *instruction.File // once it was parsed, perhaps in part
 	scanner    *sbom.Scanner     // nil: the client wants no list of packages
 	beyond     error             // what the request demands that we cannot do, if another frontend can

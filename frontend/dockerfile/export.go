@@ -62,7 +62,7 @@ func (b *build) entries(s *stage, in *instruction.Export) ([]exportrecord.Entry,
 // hides them, are not for importers.
 func (b *build) freezer(s *stage) *freezer {
 	return &freezer{escape: b.file.Escape, lex: b.lex, arg: func(name string) (value string, set, declared bool) {
-		if hasConfigEnv(s.image.Config.Env, name) {
+		if s.hasConfigEnv(name) {
 			return "", false, false
 		}
 		declared = slices.ContainsFunc(s.args, func(a buildArg) bool { return a.key == name })

@@ -13,6 +13,7 @@ import (
 // parse reads the Dockerfile. One that declares the syntax of docker/dockerfile has no
 // instructions that only we know: elsewhere that frontend would refuse them.
 func (l *loader) parse(ctx context.Context) (*instruction.File, error) {
+	l.declared = l.declaredSyntax()
 	main := &instruction.Source{Name: l.filename, Data: l.data, Origin: l.mainOrigin()}
 	file, err := instruction.ParseFiles(main, instruction.Includes{Open: l.opener(ctx, main), Args: l.opts.buildArgs})
 	l.file = file
@@ -31,8 +32,7 @@ func (l *loader) parse(ctx context.Context) (*instruction.File, error) {
 
 // foreign is the error of an instruction that is not in the syntax that was declared.
 func (l *loader) foreign(in instruction.Instruction) error {
-	declared := l.declared()
-	if declared == "" {
+	if l.declared == "" {
 		return nil
 	}
 	word := in.At().Keyword
@@ -45,11 +45,11 @@ func (l *loader) foreign(in instruction.Instruction) error {
 	default:
 		return nil
 	}
-	return fmt.Errorf("unknown instruction: %s: it is dbuild's and not in the syntax %s: to build with dbuild, remove the syntax line or change it", word, declared)
+	return fmt.Errorf("unknown instruction: %s: it is dbuild's and not in the syntax %s: to build with dbuild, remove the syntax line or change it", word, l.declared)
 }
 
-// declared is the syntax of docker/dockerfile that the user or the file asks for, or "".
-func (l *loader) declared() string {
+// declaredSyntax is the syntax of docker/dockerfile that the user or the file asks for, or "".
+func (l *loader) declaredSyntax() string {
 	source := ""
 	if v, ok := l.opts.raw["cmdline"]; ok {
 		source = v

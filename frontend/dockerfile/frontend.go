@@ -224,6 +224,7 @@ type build struct {
 	proxy    *pb.ProxyEnv
 	epoch    *time.Time
 	stages   []*stage
+	named    map[string][]int // places in stages by name, which fold makes of one
 	external []*stage
 
 	lint    *linter // nil to be quiet
@@ -241,7 +242,7 @@ func newBuild(l *loader, file *instruction.File, target *ocispec.Platform) *buil
 		loader: l, opts: l.opts, file: file, args: maps.Clone(l.opts.buildArgs),
 		given: target, implicit: target == nil, platforms: l.bridge.Platforms(),
 		lex: shell.NewLex(file.Escape), nameLex: shell.NewLex(file.Escape),
-		proxy: proxyEnv(l.opts.buildArgs), contextRead: pathSet{},
+		proxy: proxyEnv(l.opts.buildArgs), contextRead: pathSet{}, named: map[string][]int{},
 	}
 	b.nameLex.RawQuotes, b.nameLex.SkipUnsetEnv = true, true
 	if len(b.platforms) == 0 {
@@ -265,7 +266,7 @@ func (b *build) convert(ctx context.Context) (*Platform, error) {
 	b.global = automaticArgs(b.platforms[0], b.target, targetName, b.args)
 	if b.lint != nil {
 		b.lintFile()
-		b.plain = b.global.clone()
+		b.plain = b.global
 		if err := addGlobalArgs(&b.plain, b.file.Global, nil, b.lex); err != nil {
 			b.plain = env{} // a default that needs a build arg; it is not for us to complain
 		}
@@ -294,7 +295,7 @@ func (b *build) convert(ctx context.Context) (*Platform, error) {
 			return nil, err
 		}
 	}
-	if err := b.lowerAll(); err != nil {
+	if err := b.lowerAll(target); err != nil {
 		return nil, err
 	}
 	if err := b.lint.err(); err != nil {

@@ -306,8 +306,7 @@ func (r *replay) setEnv(x exportrecord.Entry) error {
 			return err
 		}
 	}
-	r.s.env.set(key, value)
-	r.s.setConfigEnv(key, value)
+	r.s.setBoth(key, value)
 	return nil
 }
 

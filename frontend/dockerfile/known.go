@@ -50,7 +50,7 @@ func (k *knowledge) forget(key string) {
 // too, knew at its end.
 func (b *build) knowledge(s *stage) *knowledge {
 	if p := s.parent; p != nil && p.context == nil && p.known != nil {
-		return &knowledge{own: p.known.own.clone(), open: maps.Clone(p.known.open), global: &b.global}
+		return &knowledge{own: p.known.own, open: maps.Clone(p.known.open), global: &b.global}
 	}
 	return &knowledge{open: map[string]bool{}, global: &b.global}
 }
@@ -72,18 +72,22 @@ func (b *build) learn(k *knowledge, in instruction.Instruction) {
 			}
 		}
 	case *instruction.Env:
-		type assignment struct{ key, value string }
-		var all []assignment
-		before := *k
-		before.own, before.open = k.own.clone(), maps.Clone(k.open)
-		for _, kv := range in.Vars {
-			if key, ok := b.value(&before, kv.Key); ok {
-				all = append(all, assignment{key, kv.Value})
-			}
+		type pair struct {
+			key, value string
+			known      bool
 		}
-		for _, a := range all { // none sees the others
-			if v, ok := b.value(&before, a.value); ok {
-				k.set(a.key, v)
+		var all []pair
+		for _, kv := range in.Vars {
+			key, ok := b.value(k, kv.Key)
+			if !ok {
+				continue
+			}
+			value, known := b.value(k, kv.Value)
+			all = append(all, pair{key, value, known})
+		}
+		for _, a := range all { // none saw the others
+			if a.known {
+				k.set(a.key, a.value)
 			} else {
 				k.forget(a.key)
 			}

@@ -12,7 +12,8 @@ import (
 )
 
 // lowerAll lowers the needed stages. All that a stage reads from stands before it.
-func (b *build) lowerAll() error {
+func (b *build) lowerAll(target *stage) error {
+	b.findHeirs(target)
 	for _, s := range b.stages {
 		if !s.needed || s.context != nil {
 			continue
@@ -37,22 +38,29 @@ func (b *build) lowerAll() error {
 func (b *build) begin(s *stage) error {
 	if p := s.parent; p != nil {
 		s.state = p.state
-		s.env = p.env.clone()
 		s.platform = p.platform
-		s.image = cloneConfig(p.image)
-		s.image.Config.OnBuild = nil
 		s.baseImage = p.baseImage
 		s.read = p.read // what is read of this stage is read of its base
-		s.args = slices.Clone(p.args)
 		s.workdirSet = p.workdirSet
+		s.settled = p.settled
+		if p.heir == s {
+			s.inherit(p)
+		} else {
+			s.image, s.args = cloneConfig(p.image), slices.Clip(p.args)
+		}
+		s.image.Config.OnBuild = nil
 	}
 	s.resetConfig()
 	conf := &s.image.Config
-	if s.platform.OS != windows && !hasConfigEnv(conf.Env, "PATH") {
-		conf.Env = append(conf.Env, "PATH="+defaultPath)
+	if s.platform.OS != windows && !s.hasConfigEnv("PATH") {
+		s.setConfigEnv("PATH", defaultPath)
+		s.settled = false
 	}
 	s.startExports()
-	s.env.setAll(conf.Env)
+	if !s.settled {
+		s.env.setAll(conf.Env)
+		s.settled = true
+	}
 	if b.opts.hostname != "" {
 		s.hostname = b.opts.hostname
 	}
@@ -66,6 +74,25 @@ func (b *build) begin(s *stage) error {
 	}
 	s.network = b.opts.network
 	return nil
+}
+
+// findHeirs lets the last stage that is built on another take over what that has.
+func (b *build) findHeirs(target *stage) {
+	for _, s := range b.stages {
+		if p := s.parent; s.needed && s.context == nil && p != nil && p.context == nil && p != target {
+			p.heir = s
+		}
+	}
+}
+
+// inherit takes over what p has without copying it. Nobody looks at p's any more, but for
+// the args, of which p's are the first.
+func (s *stage) inherit(p *stage) {
+	img := *p.image
+	s.image, s.args = &img, p.args
+	if p.settled {
+		s.configEnv = p.configEnv
+	}
 }
 
 // lower applies one instruction to its stage.

@@ -45,8 +45,7 @@ func (b *build) setEnv(s *stage, in *instruction.Env) error {
 			b.lint.report(legacyKeyValue, in.Pos, "ENV")
 		}
 		b.lintSecret(in.Pos, "ENV", kv.Key)
-		s.env.set(kv.Key, kv.Value)
-		s.setConfigEnv(kv.Key, kv.Value)
+		s.setBoth(kv.Key, kv.Value)
 		text += " " + kv.Key + "=" + kv.Value
 	}
 	s.commit(text, false)
@@ -98,6 +97,7 @@ func (b *build) arg(s *stage, in *instruction.Arg) error {
 		}
 		if value != nil && !slices.Contains(nonEnvArgs, a.Key) {
 			s.env.set(a.Key, *value)
+			s.settled = false
 		}
 		s.args = append(s.args, buildArg{key: a.Key, value: value, global: global, doc: a.Doc, at: in.Ranges})
 		text += " " + a.Key

@@ -56,6 +56,7 @@ func (s *stage) resetEnv(name string) {
 		s.env.unset(key)
 		return true
 	})
+	s.settled, s.configEnv = false, nil
 	for _, a := range s.args {
 		if a.value != nil && (name == "" || name == a.key) && !slices.Contains(nonEnvArgs, a.key) {
 			s.env.set(a.key, *a.value)

@@ -138,7 +138,7 @@ func (b *build) lintBase(f *instruction.From, plain *env) {
 	if b.lint == nil {
 		return
 	}
-	if res, err := b.lex.ProcessWordWithMatches(f.Base, plain); err == nil && len(plain.values) > 0 {
+	if res, err := b.lex.ProcessWordWithMatches(f.Base, plain); err == nil && plain.live > 0 {
 		if _, err := reference.ParseNormalizedNamed(res.Result); err != nil {
 			b.lint.report(invalidDefaultInFrom, f.Pos, f.Base)
 		}

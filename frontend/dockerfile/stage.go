@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
@@ -50,7 +51,9 @@ type stage struct {
 	contextRead pathSet // what it reads of the build context
 	read        pathSet // what is read of its base, by it and by stages on top of it
 
-	configEnv map[string]int // places of variables in the image config; nil until ENV sets one
+	configEnv map[string]int // places of variables in the image config; nil until somebody asks
+	settled   bool           // the last variables of env are those of the image config, as they are there
+	heir      *stage         // the last one that is built on this; nil if that may not take what this has
 
 	mounted []mounted
 
@@ -95,6 +98,9 @@ func (b *build) plan() (target *stage, err error) {
 			return nil, parser.WithLocation(err, in.From.Ranges)
 		}
 		b.stages = append(b.stages, s)
+		if s.name != "" {
+			b.named[fold(s.name)] = append(b.named[fold(s.name)], i)
+		}
 	}
 	if target, err = b.findTarget(); err != nil {
 		return nil, err
@@ -204,15 +210,25 @@ func (b *build) stagePlatform(text string) (*ocispec.Platform, error) {
 
 // lookup finds the last stage before index i that has a name, or the number, ref.
 func (b *build) lookup(ref string, i int) *stage {
-	for j := min(i, len(b.stages)) - 1; j >= 0; j-- {
-		if b.stages[j].name != "" && strings.EqualFold(b.stages[j].name, ref) {
-			return b.stages[j]
-		}
+	same := b.named[fold(ref)]
+	if n, _ := slices.BinarySearch(same, i); n > 0 {
+		return b.stages[same[n-1]]
 	}
 	if n, err := strconv.Atoi(ref); err == nil && n >= 0 && n < i {
 		return b.stages[n]
 	}
 	return nil
+}
+
+// fold makes one of names that differ in case only, as strings.EqualFold has it.
+func fold(name string) string {
+	return strings.Map(func(r rune) rune {
+		least := r
+		for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
+			least = min(least, f)
+		}
+		return least
+	}, name)
 }
 
 func (b *build) findTarget() (*stage, error) {
@@ -338,10 +354,9 @@ func (b *build) readable(s *stage, name string, at []parser.Range) (*stage, erro
 	if strings.EqualFold(name, s.name) {
 		return nil, fmt.Errorf("circular dependency detected on stage: %s", s.name)
 	}
-	for _, later := range b.stages[s.index+1:] {
-		if later.name != "" && strings.EqualFold(later.name, name) {
-			return nil, &laterError{name: name, line: b.loader.spot(later.at).line()}
-		}
+	same := b.named[fold(name)]
+	if i, _ := slices.BinarySearch(same, s.index+1); i < len(same) {
+		return nil, &laterError{name: name, line: b.loader.spot(b.stages[same[i]].at).line()}
 	}
 	if n, err := strconv.Atoi(name); err == nil {
 		switch {
