@@ -118,7 +118,11 @@ func TestExitCodes(t *testing.T) {
 			continue
 		}
 		err := w.fails(o, request{})
-		if want := fmt.Sprintf(`process "/bin/false a b" did not complete successfully: exit code: %d`, tt.exit); err.Error() != want {
+		want := fmt.Sprintf(`process "/bin/false a b" did not complete successfully: exit code: %d`, tt.exit)
+		if tt.exit == 137 {
+			want += " (killed by SIGKILL; if nobody sent it, the machine ran out of memory)"
+		}
+		if err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
 		}
 		var exit *runc.ExitError

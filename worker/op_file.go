@@ -237,7 +237,11 @@ func (r *fileRun) action(ctx context.Context, i int, a *pb.FileAction) error {
 		if from, opt.Source, err = r.read(ctx, a.SecondaryInput); err != nil {
 			return err
 		}
-		opt.Link = true
+		var layers *snapshot.Ref
+		if l, ok := from.(*Ref); ok {
+			layers = l.snap
+		}
+		opt.Link = target.draft.Links(layers).May
 	}
 	opt.Owner, err = fileop.LookUp(owner(a), func(input int64) (treehash.FS, error) {
 		_, tree, err := r.read(ctx, input)

@@ -15,7 +15,7 @@ func copyTree(ctx context.Context, draft *snapshot.Draft, r *TreeRef) error {
 	all := &pb.FileAction{Action: &pb.FileAction_Copy{Copy: &pb.FileActionCopy{
 		Src: "/", Dest: "/", Mode: -1, Timestamp: -1, DirCopyContents: true, CreateDestPath: true,
 	}}}
-	return fileop.Run(ctx, fileop.NewDest(draft.Upper(), nil), all, fileop.Options{Source: r.tree, Link: true})
+	return fileop.Run(ctx, fileop.NewDest(draft.Upper(), nil), all, fileop.Options{Source: r.tree, Link: draft.Links(nil).May})
 }
 
 // ignoredBy returns the pattern that kept a path out of the directory, or "".

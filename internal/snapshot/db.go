@@ -42,6 +42,8 @@ type layerRow struct {
 	// Slot is where its files are; nil if they are not here.
 	Slot *slot `json:"slot,omitempty"`
 	Size int64 `json:"size,omitempty"` // of the files, in bytes on disk
+	// Links are the directories of the store whose files are also files of this layer.
+	Links []string `json:"links,omitempty"`
 	// Implicit are directories that the layer's tar had no entry for; they take their
 	// owner and mode from the first stack the layer is part of.
 	Implicit   []string      `json:"implicit,omitempty"`

@@ -19,6 +19,7 @@ type Draft struct {
 	upper  string
 	parent *Ref // retained
 	desc   Desc
+	links  map[string]bool // directories whose files it links to; see Links
 
 	mu      sync.Mutex
 	unmount func() error // of the mount there is, or nil
@@ -39,7 +40,7 @@ func (s *Store) NewDraft(ctx context.Context, parent *Ref, d Desc) (*Draft, erro
 	if parent != nil {
 		parent.Retain()
 	}
-	return &Draft{s: s, slot: sl, upper: s.alloc.path(sl), parent: parent, desc: d}, nil
+	return &Draft{s: s, slot: sl, upper: s.alloc.path(sl), parent: parent, desc: d, links: map[string]bool{}}, nil
 }
 
 // Upper is the directory whose content becomes the layer, for writers that know the
@@ -118,7 +119,7 @@ func (d *Draft) Commit(ctx context.Context) (*Ref, error) {
 	}
 	s := d.s
 	now := time.Now()
-	row := layerRow{Created: now, LastUsed: now, UsageCount: 1, Description: d.desc.Description, Type: d.desc.Type}
+	row := layerRow{Created: now, LastUsed: now, UsageCount: 1, Description: d.desc.Description, Type: d.desc.Type, Links: d.linked()}
 	var below []*layer
 	var prefer []digest.Digest
 	if d.parent != nil {

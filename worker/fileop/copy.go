@@ -25,6 +25,7 @@ type copier struct {
 	d                *Dest
 	src              treehash.FS
 	host             HostPather // nil: files are always copied
+	may              func(host string) bool
 	a                *pb.FileActionCopy
 	owner            *Owner
 	time             *time.Time
@@ -43,8 +44,9 @@ func copyAction(ctx context.Context, d *Dest, a *pb.FileActionCopy, o Options) e
 	}
 	c := &copier{ctx: ctx, d: d, src: o.Source, a: a, owner: o.Owner, time: timestamp(a.Timestamp)}
 	defer c.links.close()
-	if o.Link {
+	if o.Link != nil {
 		c.host, _ = o.Source.(HostPather)
+		c.may = o.Link
 	}
 	if err := c.parse(); err != nil {
 		return err
@@ -404,7 +406,7 @@ func (c *copier) link(from, host string) bool {
 		return false
 	}
 	p, err := c.host.HostPath(from)
-	return err == nil && c.links.link(p, host)
+	return err == nil && c.may(p) && c.links.link(p, host)
 }
 
 func (c *copier) copyFile(from, host string) error {

@@ -17,9 +17,9 @@ import (
 type Options struct {
 	// Source is what a copy reads.
 	Source treehash.FS
-	// Link permits hard links to the host files of Source (see HostPather), which must
-	// then never change.
-	Link bool
+	// Link permits a hard link to a host file of Source (see HostPather), which must then
+	// never change; nil permits none.
+	Link func(host string) bool
 	// Owner is what the action says about ownership; see LookUp. nil keeps the owner of
 	// copied files and makes others root's.
 	Owner *Owner

@@ -237,9 +237,9 @@ func TestLinks(t *testing.T) {
 		return st.Ino
 	}
 	src := inode(filepath.Join(w.src, "f"))
-	w.must(cp("/f", "/linked"), Options{Link: true})
+	w.must(cp("/f", "/linked"), Options{Link: always})
 	w.must(cp("/f", "/copied"), Options{})
-	w.must(cp("/f", "/owned"), Options{Link: true, Owner: &Owner{1, 1}})
+	w.must(cp("/f", "/owned"), Options{Link: always, Owner: &Owner{1, 1}})
 	for name, want := range map[string]bool{"linked": true, "copied": false, "owned": false} {
 		if got := inode(filepath.Join(w.upper, name)) == src; got != want {
 			t.Errorf("%s shares the inode: %v", name, got)
@@ -436,8 +436,8 @@ func BenchmarkCopyTree(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	for _, link := range []bool{true, false} {
-		b.Run(fmt.Sprintf("link=%v", link), func(b *testing.B) {
+	for name, link := range map[string]func(string) bool{"link": always, "copy": nil} {
+		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
 				d := NewDest(b.TempDir(), nil)
 				if err := Run(context.Background(), d, cp("/", "/x/"), Options{Source: host{NewDest(src, nil)}, Link: link}); err != nil {
@@ -447,3 +447,5 @@ func BenchmarkCopyTree(b *testing.B) {
 		})
 	}
 }
+
+func always(string) bool { return true }
