@@ -43,6 +43,7 @@ type build struct {
 	blobs    *snapshot.Compression // nil: no layers are exported
 	policy   *policy.Policy        // of the request
 	pins     worker.Pins
+	eager    bool           // base images are read when they are named
 	entry    *history.Entry // nil: the build is not remembered
 
 	cacheDirs map[string]worker.CacheDir // by the id of the cache mount
@@ -136,6 +137,14 @@ func (b *build) permit(r *request) (err error) {
 	if b.policy, err = b.policyOf(r); err != nil {
 		return err
 	}
+	switch v := r.attrs["pull"]; v {
+	case "", "lazy":
+		b.eager = b.d.cfg.PullEager && v == ""
+	case "eager":
+		b.eager = true
+	default:
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("pull=%s is neither lazy nor eager", v))
+	}
 	switch r.compatibility {
 	case 0, 10, 20, 30:
 		return nil
@@ -148,6 +157,9 @@ func (b *build) Sessions() []string { return b.sessions }
 
 // Pins implements worker.Client.
 func (b *build) Pins() *worker.Pins { return &b.pins }
+
+// Eager implements worker.Client.
+func (b *build) Eager() bool { return b.eager }
 
 // CacheDir implements worker.CacheDirLender.
 func (b *build) CacheDir(id string) (worker.CacheDir, bool) {

@@ -56,6 +56,9 @@ type Config struct {
 	// ProvenanceDir holds JSON files that are added to the provenance of every build; "" is
 	// none.
 	ProvenanceDir string
+	// PullEager reads all layers of base images when they are named, for all builds, as the
+	// option "pull=eager" does for one.
+	PullEager bool
 	// NoCacheFromAny refuses --cache-from=*, with which a build may be answered by any
 	// image of the store, whoever made it.
 	NoCacheFromAny bool

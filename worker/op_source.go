@@ -104,7 +104,7 @@ func (w *Worker) imageOp(name string, attrs map[string]string, p *pb.Platform) (
 		if err != nil {
 			return nil, err
 		}
-		return w.pinImage(r, limit, attest.TypeDocker, p), nil
+		return w.pinImage(ctx, d, r, limit, attest.TypeDocker, p)
 	}}, nil
 }
 
@@ -122,7 +122,7 @@ func (w *Worker) layoutOp(name string, attrs map[string]string, p *pb.Platform) 
 		if err != nil {
 			return nil, err
 		}
-		return w.pinImage(r, limit, attest.TypeOCI, p), nil
+		return w.pinImage(ctx, d, r, limit, attest.TypeOCI, p)
 	}}, nil
 }
 
@@ -139,8 +139,9 @@ func layerLimit(v string) (int, error) {
 }
 
 // pinImage keys an image by its layers: two names for the same layers are the same. kind is
-// the type of its package URL, p the platform that was asked for.
-func (w *Worker) pinImage(r *image.Resolved, limit int, kind string, p *pb.Platform) *pinned {
+// the type of its package URL, p the platform that was asked for. Layers that are fetched
+// later, by whatever step, are shown where the image is named.
+func (w *Worker) pinImage(ctx context.Context, d solver.Demand, r *image.Resolved, limit int, kind string, p *pb.Platform) (*pinned, error) {
 	if limit >= 0 && limit < len(r.Layers) {
 		c := *r // others use r, too
 		c.Layers = r.Layers[:limit]
@@ -150,8 +151,14 @@ func (w *Worker) pinImage(r *image.Resolved, limit int, kind string, p *pb.Platf
 	for _, d := range r.DiffIDs() {
 		ids = append(ids, []byte(d))
 	}
+	shown := w.Store.ShowIn(d.Log(), r.DiffIDs())
+	if err := w.readEager(ctx, d, r); err != nil {
+		shown()
+		return nil, err
+	}
 	return &pinned{
 		id:   hash("image", ids...),
+		done: shown,
 		used: imageUsed(r, kind, platform(p)),
 		foreign: func() (buildkit.Step, error) {
 			return buildkit.Image(r.Digest, p, limit)
@@ -160,11 +167,30 @@ func (w *Worker) pinImage(r *image.Resolved, limit int, kind string, p *pb.Platf
 			if len(r.Layers) == 0 {
 				return NewRef(nil), nil
 			}
-			s, err := w.Images.Ref(ctx, r, d.Log())
+			s, err := w.Images.Ref(ctx, r)
 			if err != nil {
 				return nil, err
 			}
 			return NewRef(s), nil
 		},
+	}, nil
+}
+
+// readEager makes files of all layers of an image if a build behind d wants that now.
+func (w *Worker) readEager(ctx context.Context, d solver.Demand, r *image.Resolved) error {
+	eager := false
+	for j := range d.Jobs() {
+		c, ok := j.Value().(Client)
+		eager = eager || ok && c.Eager()
 	}
+	if !eager || len(r.Layers) == 0 {
+		return nil
+	}
+	s, err := w.Images.Ref(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer s.Release()
+	_, err = s.View(ctx, w.access(d))
+	return err
 }

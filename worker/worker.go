@@ -51,6 +51,8 @@ type Client interface {
 	Sessions() []string
 	// Pins are what the build knows of mutable names.
 	Pins() *Pins
+	// Eager says that images are to be read when they are named, and not when needed.
+	Eager() bool
 	// Blobs is how the build will want new layers compressed, or ok false if it exports
 	// none.
 	Blobs() (c snapshot.Compression, ok bool)

@@ -53,6 +53,9 @@ func (s *registryStore) blob(ctx context.Context, b snapshot.Blob, line *progres
 		Desc: b.Descriptor, From: b.From,
 		Open: func(ctx context.Context) (io.ReadCloser, error) { return b.Open(ctx, s.group) },
 	})
+	if err == nil && b.Held != nil {
+		b.Held(registry.Location{Repo: s.named.Name(), Insecure: s.target.Insecure})
+	}
 	return err
 }
 

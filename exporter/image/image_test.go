@@ -55,7 +55,7 @@ func (w *world) from(name string) (*snapshot.Ref, []byte) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	ref, err := w.images.Ref(w.t.Context(), r, nil)
+	ref, err := w.images.Ref(w.t.Context(), r)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -30,6 +30,12 @@ func (e *Exporter) pushAll(ctx context.Context, img *exporter.Image, names []str
 				return err
 			}
 			pushed[loc.Repo] = true
+			loc.Insecure = e.insecure
+			for _, l := range img.Layers() {
+				if l.Held != nil {
+					l.Held(loc)
+				}
+			}
 			done = append(done, loc)
 		}
 	}

@@ -89,7 +89,7 @@ func TestArchives(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	base, err := images.Ref(t.Context(), r, nil)
+	base, err := images.Ref(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
 	}

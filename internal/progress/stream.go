@@ -29,6 +29,7 @@ type Stream struct {
 type vertex struct {
 	Vertex
 	last state
+	done bool // completed once, without an error
 	logs []*attachment
 }
 
@@ -128,6 +129,7 @@ func (s *Stream) addLocked(a *attachment, ev any) {
 	}
 	if st, ok := ev.(*state); ok {
 		a.vertex.last = *st
+		a.vertex.done = a.vertex.done || st.completed != nil && st.err == ""
 		if st.started != nil {
 			s.markInputs(a.vertex, st.started)
 		}
@@ -228,7 +230,10 @@ func (s *Stream) Close() {
 	now := time.Now()
 	for _, v := range s.vertices {
 		if v.last.started != nil && v.last.completed == nil {
-			v.last = state{started: v.last.started, completed: &now, err: context.Canceled.Error()}
+			v.last = state{started: v.last.started, completed: &now}
+			if !v.done { // else its layers are being fetched for another build
+				v.last.err = context.Canceled.Error()
+			}
 			st := v.last
 			s.push(item{vertex: v, ev: &st})
 		}

@@ -40,7 +40,9 @@ type Blob struct {
 	From   []registry.Location // repositories known to hold it
 	// Open reads the blob from wherever it is. The caller verifies the digest. If nobody
 	// has it any more the error is a *LostError.
-	Open        func(ctx context.Context, g bksession.Group) (io.ReadCloser, error)
+	Open func(ctx context.Context, g bksession.Group) (io.ReadCloser, error)
+	// Held takes note that a repository holds the blob now, from where it can be mounted.
+	Held        func(registry.Location)
 	Created     time.Time
 	Description string
 }
@@ -206,13 +208,9 @@ func (l *layer) make(ctx context.Context, a Access, c Compression, prefer digest
 }
 
 // convert makes a blob from one of another compression, without unpacking it.
-func (l *layer) convert(ctx context.Context, a Access, c Compression, prefer digest.Digest) (blobRow, error) {
-	log := a.Log
-	l.mu.Lock()
-	if l.log != nil {
-		log = l.log
-	}
-	l.mu.Unlock()
+func (l *layer) convert(ctx context.Context, a Access, c Compression, prefer digest.Digest) (_ blobRow, err error) {
+	log, done := l.show(a)
+	defer func() { done(err) }()
 	errs := []error{errors.New("nobody is known to hold it")}
 	for _, from := range l.candidates(prefer) {
 		for try := 0; try < 2; try++ {
@@ -409,8 +407,40 @@ func (l *layer) blob(b blobRow, c Compression, prefer digest.Digest) Blob {
 		Local:       b.Local,
 		From:        slices.Clone(b.From),
 		Open:        func(ctx context.Context, g bksession.Group) (io.ReadCloser, error) { return l.read(ctx, g, b) },
+		Held:        func(loc registry.Location) { l.held(b.Digest, loc) },
 		Created:     l.row.Created,
 		Description: l.row.Description,
+	}
+}
+
+// maxHolders bounds how many repositories are remembered for a blob: those who push under
+// names that are never used again add one each time.
+const maxHolders = 8
+
+// held remembers that a repository holds a blob. That is a hint like any other location:
+// who asks there and finds nothing does without.
+func (l *layer) held(d digest.Digest, loc registry.Location) {
+	l.mu.Lock()
+	news := false
+	for i := range l.row.Blobs {
+		b := &l.row.Blobs[i]
+		if b.Digest != d || slices.Contains(b.From, loc) {
+			continue
+		}
+		if !news {
+			// The rows may be being encoded: do not write into the shared array.
+			l.row.Blobs = slices.Clone(l.row.Blobs)
+			b, news = &l.row.Blobs[i], true
+		}
+		from := slices.Clone(b.From)
+		if len(from) >= maxHolders {
+			from = slices.Delete(from, 1, 2) // the first is where an image came from
+		}
+		b.From = append(from, loc)
+	}
+	l.mu.Unlock()
+	if news {
+		l.persist(false, nil)
 	}
 }
 

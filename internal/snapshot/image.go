@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/dbuild/dbuild/internal/progress"
 	"github.com/dbuild/dbuild/internal/registry"
 	bksession "github.com/moby/buildkit/session"
 	digest "github.com/opencontainers/go-digest"
@@ -24,7 +23,6 @@ type ImageLayer struct {
 	Desc   Desc
 	// Created is when the layer was made; now if it is not known.
 	Created time.Time
-	Log     *progress.Log // of the source vertex: pulling is shown there; may be nil
 	// Open, if set, reads the blob from somewhere else than a registry (a client's OCI
 	// layout); it is good only while the daemon runs.
 	Open func(ctx context.Context, g bksession.Group) (io.ReadCloser, error)
@@ -104,9 +102,6 @@ func (s *Store) Image(ctx context.Context, layers []ImageLayer) (*Ref, error) {
 func (l *layer) learn(il ImageLayer) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if il.Log != nil {
-		l.log = il.Log
-	}
 	if il.Open != nil {
 		if l.open == nil {
 			l.open = map[digest.Digest]openFunc{}

@@ -34,7 +34,8 @@ type layer struct {
 	leased  bool   // the lease of this name exists
 	moves   []leases.Resource
 	open    map[digest.Digest]openFunc
-	log     *progress.Log // of the source vertex that promised it
+	work    *progress.Log // of fetching it, while somebody waits for that
+	viewers int           // who wait
 
 	files conversion[struct{}, string]
 	blobs conversion[variant, blobRow]

@@ -100,6 +100,7 @@ type Store struct {
 	dying  map[string]bool          // rows being pruned
 	used   map[string]usage         // not yet in the rows
 	dirs   map[string]*dirState
+	shown  map[digest.Digest][]*progress.Log // where fetching a layer is shown, by diff ID
 }
 
 // Open opens the store in cfg.Root, making it if needed, and sweeps what a crash left.
@@ -134,6 +135,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 		warmSem:     semaphore.NewWeighted(max(1, n/2)),
 		layers:      map[string]*layer{},
 		byDiff:      map[digest.Digest]string{},
+		shown:       map[digest.Digest][]*progress.Log{},
 		sweep:       4096,
 		used:        map[string]usage{},
 		dirs:        map[string]*dirState{},

@@ -20,11 +20,13 @@ import (
 var errCorrupt = errors.New("content does not match its digest")
 
 // materialise makes the layer files and returns their directory.
-func (l *layer) materialise(ctx context.Context, a Access, prefer digest.Digest) (string, error) {
+func (l *layer) materialise(ctx context.Context, a Access, prefer digest.Digest) (dir string, err error) {
 	if dir := l.here(); dir != "" {
 		return dir, nil
 	}
-	return l.files.do(ctx, l.s, struct{}{}, a, func(ctx context.Context, a Access) (dir string, err error) {
+	work, done := l.show(a)
+	defer func() { done(err) }()
+	return l.files.do(ctx, l.s, struct{}{}, a, func(ctx context.Context, a Access) (string, error) {
 		if dir := l.here(); dir != "" {
 			return dir, nil
 		}
@@ -32,15 +34,7 @@ func (l *layer) materialise(ctx context.Context, a Access, prefer digest.Digest)
 			return "", err
 		}
 		defer l.s.unpackSem.Release(1)
-		log := a.Log
-		l.mu.Lock()
-		if l.log != nil {
-			log = l.log
-		}
-		l.mu.Unlock()
-		finish := log.Start()
-		defer func() { finish(err) }()
-		return l.unpackAny(ctx, a, log, prefer)
+		return l.unpackAny(ctx, a, work, prefer)
 	})
 }
 

@@ -8,7 +8,6 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	"github.com/dbuild/dbuild/internal/progress"
 	"github.com/dbuild/dbuild/internal/registry"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/distribution/reference"
@@ -123,9 +122,8 @@ func (s *Source) Resolve(ctx context.Context, g bksession.Group, ref string, pla
 // Is reports whether an image has a digest: that of its index or that of its manifest.
 func (r *Resolved) Is(d digest.Digest) bool { return d == r.Digest || d == r.Manifest.Digest }
 
-// Ref returns the image as a Ref. Nothing is fetched until it is needed; it is then
-// shown in log.
-func (s *Source) Ref(ctx context.Context, r *Resolved, log *progress.Log) (*snapshot.Ref, error) {
+// Ref returns the image as a Ref. Nothing is fetched until it is needed.
+func (s *Source) Ref(ctx context.Context, r *Resolved) (*snapshot.Ref, error) {
 	if r.stored {
 		ref, err := s.cfg.Store.LayersOf(ctx, r.DiffIDs())
 		if err != nil {
@@ -133,12 +131,7 @@ func (s *Source) Ref(ctx context.Context, r *Resolved, log *progress.Log) (*snap
 		}
 		return ref, nil
 	}
-	layers := make([]snapshot.ImageLayer, len(r.Layers))
-	for i, l := range r.Layers {
-		l.Log = log
-		layers[i] = l
-	}
-	return s.cfg.Store.Image(ctx, layers)
+	return s.cfg.Store.Image(ctx, r.Layers)
 }
 
 // fromRegistry pins what the registry has under the name.

@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/errdefs"
 	xt "github.com/dbuild/dbuild/exporter/exportertest"
-	"github.com/dbuild/dbuild/internal/progress"
 	rt "github.com/dbuild/dbuild/internal/registry/registrytest"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/source/image"
@@ -64,7 +63,7 @@ func TestResolveIsLazyAndPicksThePlatform(t *testing.T) {
 		if r.Digest != top.Digest || r.Name != p.Addr+"/base:v1" || r.Ref != r.Name+"@"+top.Digest.String() {
 			t.Errorf("pinned as %s", r.Ref)
 		}
-		ref, err := src.Ref(t.Context(), r, progress.NewLog())
+		ref, err := src.Ref(t.Context(), r)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +121,7 @@ func TestModes(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", mode, err)
 		}
-		ref, err := src.Ref(t.Context(), r, nil)
+		ref, err := src.Ref(t.Context(), r)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -234,7 +233,7 @@ func TestLayout(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
-			ref, err := src.Ref(t.Context(), r, nil)
+			ref, err := src.Ref(t.Context(), r)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -36,7 +36,7 @@ type Flags struct {
 	Policy        []string
 	Progress      string
 	Provenance    string
-	Pull          bool
+	Pull          Pull
 	Push          bool
 	Quiet         bool
 	Resource      []string
@@ -93,7 +93,8 @@ func New(fs *pflag.FlagSet) *Flags {
 	fs.StringArrayVar(&f.Policy, "policy", nil, "source policy (not supported)")
 	fs.StringVar(&f.Progress, "progress", "", `how to show progress ("auto", "plain", "tty", "quiet", "rawjson", "none")`)
 	fs.StringVar(&f.Provenance, "provenance", "", `shorthand for "--attest=type=provenance"`)
-	fs.BoolVar(&f.Pull, "pull", false, "ask registries for newer base images")
+	fs.Var(&f.Pull, "pull", `ask registries for newer base images; with "eager", read all their layers at once`)
+	fs.Lookup("pull").NoOptDefVal = "true"
 	fs.BoolVar(&f.Push, "push", false, `push the image ("-o type=registry")`)
 	fs.BoolVarP(&f.Quiet, "quiet", "q", false, "print nothing but the image id")
 	fs.StringArrayVar(&f.Resource, "resource", nil, `limit of RUN ("memory=1g", "cpu-shares=512")`)

@@ -141,8 +141,11 @@ func (f *Flags) frontendOptions(r *Request, env Env) error {
 	if len(f.NoCacheFilter) > 0 {
 		a["no-cache"] = strings.Join(f.NoCacheFilter, ",")
 	}
-	if f.Pull {
+	if f.Pull.Newest {
 		a["image-resolve-mode"] = "pull"
+	}
+	if f.Pull.Eager {
+		a["pull"] = "eager"
 	}
 	if f.CgroupParent != "" {
 		a["cgroup-parent"] = f.CgroupParent
