@@ -67,12 +67,18 @@ func locate(err error, find func(*solver.VertexError) (*llb.Vertex, []*pb.Source
 			s.Op, s.Description = v.Op, v.Meta.GetDescription()
 			err = &errdefs.SolveError{Err: err, Solve: s}
 		}
-		// Clients show the sources from the last to the first.
-		for _, loc := range slices.Backward(v.Locations) {
-			err = errdefs.WithSource(err, &errdefs.Source{Info: files[loc.SourceIndex], Ranges: loc.Ranges})
-		}
+		err = placed(err, v, files)
 	}
 	return errdefs.WrapVertex(err, ve.Vertex.Show.Digest)
+}
+
+// placed adds to err where a vertex stands in the source.
+func placed(err error, v *llb.Vertex, files []*pb.SourceInfo) error {
+	// Clients show the sources from the last to the first.
+	for _, loc := range slices.Backward(v.Locations) {
+		err = errdefs.WithSource(err, &errdefs.Source{Info: files[loc.SourceIndex], Ranges: loc.Ranges})
+	}
+	return err
 }
 
 // failed says which part of an operation failed, or nil if none was carried out.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/dbuild/dbuild/frontend"
@@ -97,6 +98,10 @@ func (b *build) graph(ctx context.Context, p *policy.Policy, def *pb.Definition)
 	}
 	changed, err := p.Graph(ctx, g, def)
 	if err != nil {
+		var at *policy.SourceError
+		if errors.As(err, &at) {
+			err = placed(err, at.Vertex, g.Sources)
+		}
 		return nil, nil, err
 	}
 	if changed != def {

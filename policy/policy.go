@@ -67,8 +67,18 @@ func (p *Policy) With(policies []*spb.Policy) (*Policy, error) {
 	return out, nil
 }
 
+// A SourceError says which source of a graph the policy stopped at.
+type SourceError struct {
+	Vertex *llb.Vertex
+	Err    error
+}
+
+func (e *SourceError) Error() string { return e.Err.Error() }
+func (e *SourceError) Unwrap() error { return e.Err }
+
 // Graph returns the definition of g with its sources as the policy wants them, or def,
-// which it was loaded from, if they are so already. All sources are judged at the same time.
+// which it was loaded from, if they are so already. All sources are judged at the same time. It fails
+// with a *SourceError.
 func (p *Policy) Graph(ctx context.Context, g *llb.Graph, def *pb.Definition) (*pb.Definition, error) {
 	if p == nil {
 		return def, nil
@@ -78,7 +88,9 @@ func (p *Policy) Graph(ctx context.Context, g *llb.Graph, def *pb.Definition) (*
 	group, ctx := errgroup.WithContext(ctx)
 	for i, v := range sources {
 		group.Go(func() (err error) {
-			judged[i], err = p.Source(ctx, v.Op.GetSource(), v.Op.Platform)
+			if judged[i], err = p.Source(ctx, v.Op.GetSource(), v.Op.Platform); err != nil {
+				err = &SourceError{Vertex: v, Err: err}
+			}
 			return err
 		})
 	}

@@ -70,6 +70,11 @@ func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg str
 	if opt.SourcePolicy, err = a.sourcePolicy(); err != nil {
 		return err
 	}
+	if f.Locked {
+		if err := enforceLock(f, req, contextArg, &opt); err != nil {
+			return err
+		}
+	}
 	if ctx, err = lendCacheDirs(ctx, d, req.CacheMounts); err != nil {
 		return err
 	}
@@ -218,7 +223,7 @@ func unknownContext(err error) error {
 	if !errors.As(err, &missing) {
 		return err
 	}
-	commands := []string{"build", "completion", "context", "daemon", "debug", "du", "hash", "prune", "version"}
+	commands := []string{"build", "completion", "context", "daemon", "debug", "du", "hash", "lock", "prune", "version"}
 	if s := nearestCommand(missing.Path, commands); s != "" {
 		return fmt.Errorf("%w; did you mean \"dbuild %s\"?", err, s)
 	}

@@ -247,7 +247,7 @@ func remoteFacts(ctx context.Context, d *daemonConn, l *lent, opt client.SolveOp
 	in, out := io.Pipe()
 	ask := client.SolveOpt{
 		Ref: strings.ToLower(rand.Text()), FrontendAttrs: attrs, Session: opt.Session, LocalMounts: opt.LocalMounts,
-		SourcePolicy: opt.SourcePolicy, Internal: true, SharedKey: opt.SharedKey, AllowedEntitlements: opt.AllowedEntitlements,
+		SourcePolicy: opt.SourcePolicy, SourcePolicyProvider: opt.SourcePolicyProvider, Internal: true, SharedKey: opt.SharedKey, AllowedEntitlements: opt.AllowedEntitlements,
 		Exports: []client.ExportEntry{{Type: client.ExporterTar, Output: func(map[string]string) (io.WriteCloser, error) { return out, nil }}},
 	}
 	f := &facts{}

@@ -27,6 +27,8 @@ type Flags struct {
 	IIDFile       string
 	Label         []string
 	Load          bool
+	Locked        bool
+	LockFile      string
 	MetadataFile  string
 	Network       string
 	NoCache       bool
@@ -84,6 +86,8 @@ func New(fs *pflag.FlagSet) *Flags {
 	fs.StringVar(&f.IIDFile, "iidfile", "", "write the image id to a file")
 	fs.StringArrayVar(&f.Label, "label", nil, `set a label of the image ("key=value")`)
 	fs.BoolVar(&f.Load, "load", false, `load the image into docker ("-o type=docker")`)
+	fs.BoolVar(&f.Locked, "locked", false, `build from what the lock names, and from nothing else (see "dbuild lock")`)
+	fs.StringVar(&f.LockFile, "lock-file", "", `the lock (default: the Dockerfile's name with ".lock")`)
 	fs.StringVar(&f.MetadataFile, "metadata-file", "", "write facts about the result to a file, as JSON")
 	fs.StringVar(&f.Network, "network", "default", `network of RUN ("default", "none", "host")`)
 	fs.BoolVar(&f.NoCache, "no-cache", false, "do not use the cache")
