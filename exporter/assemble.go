@@ -32,6 +32,7 @@ type ImageOptions struct {
 	MetadataOverrides map[string][]byte // of the result, by the client
 	AttestInline      bool              // attestations that are inline-only are reason enough for an index
 	Artifact          bool              // attestations are OCI artifacts, not images
+	Attach            Attach            // where attestations go
 	Squash            bool              // see Squash
 	Names             []string          // that the image gets; attestations are about them
 }
@@ -68,6 +69,7 @@ func ImageOptionsFrom(a *Attrs) ImageOptions {
 	}
 	// The image store has room for an index; those who take a file mostly want one image.
 	o.AttestInline = a.Bool("attestation-inline", a.kind == "image")
+	o.Attach = attachFrom(a)
 	a.Ignore("buildinfo", "buildinfo-attrs") // from clients of old
 	a.Prefixed(attest.IsOption)              // belongs to the frontend's options, where it is heeded
 	return o
@@ -77,8 +79,9 @@ func ImageOptionsFrom(a *Attrs) ImageOptions {
 type Image struct {
 	Top       ocispec.Descriptor // what a name should point to: an index, or the manifest
 	Manifests []Manifest         // in the order of platforms
-	// Attestations are manifests with statements about Manifests.
+	// Attestations are manifests with statements about Manifests: of the index, or Referrers.
 	Attestations []Manifest
+	Referrers    bool
 	Index        []byte     // if there are several manifests
 	Created      *time.Time // of the last config, or the epoch
 }
@@ -95,7 +98,8 @@ type Manifest struct {
 	ConfigData []byte
 	Layers     []snapshot.Blob // with media types as in the manifest
 
-	statements [][]byte // what Layers are, if that is attestations
+	About      digest.Digest // the manifest that the statements of an attestation are about
+	statements [][]byte      // what Layers are, if that is attestations
 }
 
 // Documents returns every config, manifest, index and attestation by digest.
@@ -142,7 +146,7 @@ func Assemble(ctx context.Context, src Source, a Access, o ImageOptions) (*Image
 		return nil, err
 	}
 	multi := src.Multi() || o.Attested(src)
-	if multi && len(src.Attestations) > 0 {
+	if multi && o.Attach == AttachIndex && len(src.Attestations) > 0 {
 		o.OCI, o.Compression.DockerMediaTypes = true, false // Docker's types have no room for them
 	}
 	if err := o.Annotations.check(parts, multi, o.OCI); err != nil {
@@ -162,7 +166,7 @@ func Assemble(ctx context.Context, src Source, a Access, o ImageOptions) (*Image
 			}
 		}
 		var attestations []Attestation
-		if multi {
+		if multi && o.Attach == AttachIndex || o.Attach == AttachReferrers && (multi || o.attests(src)) {
 			attestations = src.Attestations[p.ID]
 		}
 		if p.Ref == nil && len(attestations) == 0 {
@@ -241,10 +245,7 @@ func assemble(ins []partInput, multi bool, log *progress.Log, o ImageOptions) (*
 			img.Created = createdOf(m.ConfigData)
 		}
 	}
-	if !multi {
-		img.Top = img.Manifests[0].Desc
-		return img, nil
-	}
+	img.Referrers = o.Attach == AttachReferrers
 	for i, in := range ins {
 		if len(in.attested) == 0 {
 			continue
@@ -254,8 +255,14 @@ func assemble(ins []partInput, multi bool, log *progress.Log, o ImageOptions) (*
 			return nil, err
 		}
 		img.Attestations = append(img.Attestations, *m)
-		index.Manifests = append(index.Manifests, m.Desc)
+		if !img.Referrers {
+			index.Manifests = append(index.Manifests, m.Desc)
+		}
 		log.Track("exporting attestation manifest " + m.Desc.Digest.String()).Done()
+	}
+	if !multi {
+		img.Top = img.Manifests[0].Desc
+		return img, nil
 	}
 	b, err := json.MarshalIndent(index, "", "  ")
 	if err != nil {

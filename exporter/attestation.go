@@ -67,11 +67,36 @@ func attestAll(ctx context.Context, list []Attestation, layers []snapshot.Blob) 
 	return out, nil
 }
 
+// An Attach says where the attestations of an image go.
+type Attach string
+
+// Ways to attach.
+const (
+	AttachIndex     Attach = "index"     // the index names them beside the images, as BuildKit does it
+	AttachReferrers Attach = "referrers" // they refer to the images, which are as without them
+	AttachNone      Attach = "none"      // nowhere: other outputs of the build have them
+)
+
+// attachFrom takes the option of that name.
+func attachFrom(a *Attrs) Attach {
+	switch v := Attach(a.String("attestation-attach")); v {
+	case "":
+		return AttachIndex
+	case AttachIndex, AttachReferrers, AttachNone:
+		return v
+	default:
+		a.refuse("attestation-attach=%s is not one of index, referrers, none", v)
+		return ""
+	}
+}
+
 // Attested reports whether an image of src has an index only because of attestations.
 func (o ImageOptions) Attested(src Source) bool {
-	if src.Multi() {
-		return false
-	}
+	return !src.Multi() && o.Attach == AttachIndex && o.attests(src)
+}
+
+// attests reports whether there is an attestation that is reason enough to change an image.
+func (o ImageOptions) attests(src Source) bool {
 	for _, list := range src.Attestations {
 		for _, a := range list {
 			if !a.InlineOnly || o.AttestInline {
@@ -97,7 +122,7 @@ func (in partInput) attestation(about ocispec.Descriptor, o ImageOptions) (*Mani
 		return nil, err
 	}
 	doc := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
-	m := &Manifest{}
+	m := &Manifest{About: about.Digest}
 	for _, a := range in.attested {
 		b, err := attest.NewStatement(a.PredicateType, a.predicate, a.subjects(self))
 		if err != nil {
@@ -109,7 +134,7 @@ func (in partInput) attestation(about ocispec.Descriptor, o ImageOptions) (*Mani
 		m.Layers = append(m.Layers, l)
 		m.statements = append(m.statements, b)
 	}
-	if o.Artifact {
+	if o.Artifact || o.Attach == AttachReferrers {
 		doc.ArtifactType = attestationArtifact
 		doc.Subject = &ocispec.Descriptor{MediaType: about.MediaType, Digest: about.Digest, Size: about.Size}
 		doc.Config, m.ConfigData = ocispec.DescriptorEmptyJSON, ocispec.DescriptorEmptyJSON.Data
@@ -133,6 +158,10 @@ func (in partInput) attestation(about ocispec.Descriptor, o ImageOptions) (*Mani
 		MediaType: doc.MediaType, Digest: digest.FromBytes(m.Data), Size: int64(len(m.Data)),
 		Annotations: map[string]string{annotationRefType: attestationManifest, annotationRefDigest: about.Digest.String()},
 		Platform:    &ocispec.Platform{OS: "unknown", Architecture: "unknown"},
+	}
+	if o.Attach == AttachReferrers {
+		// As lists of referrers have it.
+		m.Desc.ArtifactType, m.Desc.Annotations, m.Desc.Platform = doc.ArtifactType, doc.Annotations, nil
 	}
 	return m, nil
 }

@@ -106,18 +106,29 @@ func (e *Exporter) pushManifests(ctx context.Context, img *exporter.Image, ref s
 		return err
 	}
 	at := func(d ocispec.Descriptor) registry.Target { return e.target(named.Name() + "@" + d.Digest.String()) }
-	data := img.Manifests[0].Data
+	data, parts := img.Manifests[0].Data, []exporter.Manifest(nil)
 	if img.Index != nil {
-		data = img.Index
-		eg, gctx := errgroup.WithContext(ctx)
-		eg.SetLimit(4)
-		for _, m := range img.All() {
-			eg.Go(func() error {
-				return e.cfg.Registry.PushManifestTo(gctx, a.Group, at(m.Desc), m.Desc, m.Data)
-			})
-		}
-		if err := eg.Wait(); err != nil {
-			return err
+		data, parts = img.Index, img.Manifests
+	}
+	if !img.Referrers {
+		parts = slices.Concat(parts, img.Attestations)
+	}
+	eg, gctx := errgroup.WithContext(ctx)
+	eg.SetLimit(4)
+	for _, m := range parts {
+		eg.Go(func() error {
+			return e.cfg.Registry.PushManifestTo(gctx, a.Group, at(m.Desc), m.Desc, m.Data)
+		})
+	}
+	if err := eg.Wait(); err != nil {
+		return err
+	}
+	// Before the tag: whoever finds the image there finds what refers to it.
+	if img.Referrers {
+		for _, m := range img.Attestations {
+			if err := e.cfg.Registry.PushReferrer(ctx, a.Group, e.target(ref), m.Desc, m.Data, m.About); err != nil {
+				return err
+			}
 		}
 	}
 	t := e.target(ref)

@@ -59,6 +59,9 @@ func (e *Exporter) Export(ctx context.Context, src exporter.Source, a exporter.A
 	if e.kind == Docker && (src.Multi() || e.opts.Attested(src)) {
 		return nil, errors.New("docker exporter does not currently support exporting manifest lists")
 	}
+	if e.kind == Docker && e.opts.Attach == exporter.AttachReferrers && len(src.Attestations) > 0 {
+		return nil, errors.New("docker exporter: an archive for docker load has no room for attestations that refer to the image")
+	}
 	names, err := src.Names(e.names)
 	if err != nil {
 		return nil, err
@@ -82,6 +85,9 @@ func (e *Exporter) Export(ctx context.Context, src exporter.Source, a exporter.A
 		resp[exporter.RespName] = strings.Join(names, ",")
 	}
 	if !e.tar {
+		if img.Referrers && len(img.Attestations) > 0 {
+			return nil, errors.New("oci exporter: attestations that refer to the image need a tar file; a directory (tar=false) names nothing but the image")
+		}
 		if err := e.sendContent(ctx, a, img); err != nil {
 			return nil, fmt.Errorf("send image to the client: %w", err)
 		}
@@ -89,6 +95,11 @@ func (e *Exporter) Export(ctx context.Context, src exporter.Source, a exporter.A
 		return resp, nil
 	}
 	opts := []archive.ExportOpt{archive.WithManifest(img.Descriptor(), names...), archive.WithAllPlatforms()}
+	if img.Referrers {
+		for _, m := range img.Attestations {
+			opts = append(opts, archive.WithManifest(m.Desc))
+		}
+	}
 	if e.kind == OCI {
 		opts = append(opts, archive.WithSkipDockerManifest())
 	}

@@ -269,9 +269,15 @@ func (c *Client) PushManifest(ctx context.Context, g bksession.Group, ref string
 
 // PushManifestTo is PushManifest with more to say about the target.
 func (c *Client) PushManifestTo(ctx context.Context, g bksession.Group, t Target, desc ocispec.Descriptor, b []byte) error {
+	_, err := c.putManifest(ctx, g, t, desc, b)
+	return err
+}
+
+// putManifest is PushManifestTo, and returns what the registry said in the header.
+func (c *Client) putManifest(ctx context.Context, g bksession.Group, t Target, desc ocispec.Descriptor, b []byte) (http.Header, error) {
 	named, err := ParseRef(t.Ref)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	loc := Location{Repo: named.Name()}
 	name := reference.FamiliarString(named)
@@ -283,7 +289,7 @@ func (c *Client) PushManifestTo(ctx context.Context, g bksession.Group, t Target
 	}
 	h, err := c.host(g, loc.Host(), t.Insecure)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ctx = docker.WithScope(quiet(ctx), scope(loc, "pull,push"))
 	resp, err := c.send(ctx, h, request{
@@ -292,16 +298,16 @@ func (c *Client) PushManifestTo(ctx context.Context, g bksession.Group, t Target
 		body:   func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil },
 	})
 	if err != nil {
-		return explain("push", name, loc.Host(), err)
+		return nil, explain("push", name, loc.Host(), err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode >= 300 {
-		return statusOf("push", name, loc.Host(), resp)
+		return nil, statusOf("push", name, loc.Host(), resp)
 	}
 	if got := resp.Header.Get("Docker-Content-Digest"); got != "" && got != desc.Digest.String() {
-		return &Error{Op: "push", Ref: name, Host: loc.Host(), Class: ErrCorrupt, Cause: "it stored the manifest under another digest, " + got}
+		return nil, &Error{Op: "push", Ref: name, Host: loc.Host(), Class: ErrCorrupt, Cause: "it stored the manifest under another digest, " + got}
 	}
-	return nil
+	return resp.Header, nil
 }
 
 // A sourceError is a blob that cannot be read, as opposed to written.

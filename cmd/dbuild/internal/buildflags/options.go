@@ -11,7 +11,6 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/suggest"
 	units "github.com/docker/go-units"
-	"github.com/tonistiigi/go-csvvalue"
 )
 
 // HostGateway is the address in --add-host that stands for the daemon's machine.
@@ -212,53 +211,3 @@ func (f *Flags) annotations(r *Request, _ Env) error {
 	return nil
 }
 
-// attestations reads --attest, --provenance and --sbom. Nothing is asked for by default.
-func (f *Flags) attestations(r *Request, _ Env) error {
-	add := func(kind, params string) { r.Attrs["attest:"+kind] = params }
-	for _, v := range f.Attest {
-		fields, err := csvvalue.Fields(v, nil)
-		if err != nil {
-			return fmt.Errorf("--attest %s: %w", v, err)
-		}
-		kind, disabled := "", false
-		var params []string
-		for _, field := range fields {
-			k, val, ok := strings.Cut(field, "=")
-			switch {
-			case k == "type" && ok:
-				kind = val
-			case k == "disabled" || k == "enabled":
-				on := !ok || isTrue(val)
-				disabled = on == (k == "disabled")
-			case ok:
-				params = append(params, field)
-			default:
-				return fmt.Errorf("--attest %s: %q is not key=value", v, field)
-			}
-		}
-		if kind == "" {
-			return fmt.Errorf("--attest %s: type is missing, such as type=provenance", v)
-		}
-		if !disabled {
-			add(kind, strings.Join(params, ","))
-		}
-	}
-	for _, s := range []struct{ flag, kind, value string }{{"--provenance", "provenance", f.Provenance}, {"--sbom", "sbom", f.SBOM}} {
-		if s.value == "" {
-			continue
-		}
-		if on, err := strconv.ParseBool(s.value); err == nil {
-			if on {
-				add(s.kind, "")
-			} else {
-				delete(r.Attrs, "attest:"+s.kind)
-			}
-			continue
-		}
-		if _, err := csvvalue.Fields(s.value, nil); err != nil || !strings.Contains(s.value, "=") {
-			return fmt.Errorf("%s %s: want true, false or parameters such as mode=max", s.flag, s.value)
-		}
-		add(s.kind, s.value)
-	}
-	return nil
-}

@@ -73,7 +73,7 @@ func TestAttrs(t *testing.T) {
 		{name: "cgroup", args: "--cgroup-parent x", want: map[string]string{"cgroup-parent": "x"}},
 		{name: "resources", args: "-m 1k --resource memory-swap=-1 --resource cpu-shares=5 --cpuset-cpus 0-1",
 			want: map[string]string{"memory": "1024", "memswap": "-1", "cpushares": "5", "cpusetcpus": "0-1"}},
-		{name: "attest", args: "--provenance mode=max --sbom true --attest type=x,disabled=true",
+		{name: "attest", args: "--provenance mode=max,attach=index --sbom true --attest type=x,disabled=true",
 			want: map[string]string{"attest:provenance": "mode=max", "attest:sbom": ""}},
 		{name: "attest off", args: "--provenance=false --sbom=false"},
 	} {
