@@ -18,7 +18,7 @@ var rows = [][]string{
 	{"solver", "llb", "session", "attest"},
 	{"internal/registry", "internal/registry/*", "attest/provenance"},
 	{"internal/snapshot"},
-	{"source/image", "source/local", "source/git", "source/http", "policy", "exporter", "cache/bolt", "cache/buildkit", "worker/runc", "worker/runc/*", "worker/fileop", "worker/device", "frontend", "history"},
+	{"source/image", "source/local", "source/git", "source/http", "policy", "exporter", "cache/bolt", "cache/buildkit", "worker/runc", "worker/runc/*", "worker/fileop", "worker/device", "frontend", "history", "explain"},
 	{"exporter/*", "cache/remote", "worker", "frontend/*", "frontend/dockerfile/*", "frontend/gateway/*"},
 	{"daemon"},
 	{"cmd/dbuild", "cmd/dbuild/*"},

@@ -61,6 +61,8 @@ type build struct {
 	warned   map[string]bool
 	answer   *question // of a frontend, the last
 	answers  map[answerID]*provenance.Request
+	solved   []*ref // of every definition
+	owner    string // of the client's directories; "" until its session has arrived
 
 	life context.Context // ends when the build is closed
 	end  context.CancelFunc
@@ -289,7 +291,11 @@ func (b *build) solveUnder(ctx context.Context, p *policy.Policy, def *pb.Defini
 	if err != nil {
 		return nil, b.locate(err)
 	}
-	return &ref{b: b, def: def, graph: g, edge: edge, empty: !ok}, nil
+	r := &ref{b: b, def: def, graph: g, edge: edge, empty: !ok}
+	b.mu.Lock()
+	b.solved = append(b.solved, r)
+	b.mu.Unlock()
+	return r, nil
 }
 
 // ResolveImage implements frontend.Bridge.

@@ -145,10 +145,12 @@ func usageRecord(r snapshot.Record) *controlapi.UsageRecord {
 // Prune removes records that nothing uses and streams each.
 func (c *control) Prune(req *controlapi.PruneRequest, srv controlapi.Control_PruneServer) error {
 	var sendErr error
+	removed := removal{by: "dbuild prune"}
 	err := c.d.store.Prune(srv.Context(), snapshot.PruneOptions{
 		Filters: req.GetFilter(), All: req.GetAll(), KeepDuration: time.Duration(req.GetKeepDuration()),
 		ReservedSpace: req.GetReservedSpace(), MaxUsedSpace: req.GetMaxUsedSpace(), MinFreeSpace: req.GetMinFreeSpace(),
 	}, func(r snapshot.Record) {
+		removed.add(r)
 		if sendErr == nil {
 			sendErr = srv.Send(usageRecord(r))
 		}
@@ -157,8 +159,10 @@ func (c *control) Prune(req *controlapi.PruneRequest, srv controlapi.Control_Pru
 		// Images keep their layers. That steps are answered with them nevertheless is not
 		// what somebody wants who prunes everything.
 		c.d.cache.Trim(time.Now().Add(time.Minute)) // all: times are in seconds
+		removed.all = true
 		err = c.d.store.Flush(srv.Context())
 	}
+	c.d.removals.add(removed)
 	return errors.Join(err, sendErr)
 }
 

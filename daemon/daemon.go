@@ -60,6 +60,7 @@ type Daemon struct {
 	frontends map[string]frontend.Frontend
 	gateway   *gateway.Forwarder
 	history   *history.Journal
+	removals  removals
 	tracing   *tracing // nil: there is no collector
 	admission *admission
 	metrics   *metrics // nil: nobody can read them

@@ -84,8 +84,10 @@ func (d *Daemon) collectLoop(ctx context.Context) error {
 		wait.Stop()
 		var n int
 		var bytes int64
-		for _, p := range policies {
-			err := d.store.Prune(ctx, p, func(r snapshot.Record) { n++; bytes += r.Size })
+		for i, p := range policies {
+			removed := removal{by: fmt.Sprintf("the collector's rule %d", i+1)}
+			err := d.store.Prune(ctx, p, func(r snapshot.Record) { n++; bytes += r.Size; removed.add(r) })
+			d.removals.add(removed)
 			if err != nil && ctx.Err() == nil {
 				d.log.Error("collection", "err", err)
 			}

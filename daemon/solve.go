@@ -37,6 +37,7 @@ func (d *Daemon) Build(ctx context.Context, r *request) (resp map[string]string,
 	d.executor.Warm()
 	defer func() {
 		stats := b.job.Stats()
+		b.rememberTrace(r)
 		b.close()
 		d.remove(b)
 		b.recall(resp, err)
@@ -51,7 +52,7 @@ func (d *Daemon) Build(ctx context.Context, r *request) (resp map[string]string,
 	if err != nil {
 		return nil, err
 	}
-	arrived := d.watchSession(ctx, r.session, cancel)
+	arrived := d.watchSession(ctx, r.session, cancel, b.ownedBy)
 	defer func() {
 		cancel(nil)
 		_ = arrived()
@@ -108,7 +109,7 @@ func canceled(ctx context.Context, err error) error {
 // watchSession cancels the build if the client's session does not arrive or goes away.
 // Nobody waits for it before the build begins: the client's frontend may be calling
 // already. The function that it returns waits until the session has arrived, or ctx ends.
-func (d *Daemon) watchSession(ctx context.Context, id string, cancel context.CancelCauseFunc) (arrived func() error) {
+func (d *Daemon) watchSession(ctx context.Context, id string, cancel context.CancelCauseFunc, owner func(string)) (arrived func() error) {
 	if id == "" {
 		return func() error { return nil }
 	}
@@ -119,6 +120,7 @@ func (d *Daemon) watchSession(ctx context.Context, id string, cancel context.Can
 			err = fmt.Errorf("the client's session did not arrive: %w", err)
 			cancel(err)
 		} else {
+			owner(c.SharedKey())
 			context.AfterFunc(c.Context(ctx), func() { cancel(fmt.Errorf("the client left: %w", context.Canceled)) })
 		}
 		done <- err

@@ -29,6 +29,8 @@ type cell struct {
 	answers map[int]*flight // *answer, by output
 	hit     bool            // an answer was found
 	ran     bool            // an answer was made
+	began   bool            // its op was asked to run, here or in another cell
+	slots   [][32]byte      // that its key was last formed of; not changed
 	left    int             // how many jobs gave up while they held it
 	covered bool            // none was needed: one of something made from it was found
 }
@@ -179,6 +181,7 @@ func (c *cell) predict(a *attempt) (any, error) {
 		}
 	}
 	if len(open) == 0 {
+		c.formed(slots)
 		return &prediction{key: Key{opID(spec.ID, slots), stamp}, settled: true}, nil
 	}
 
@@ -195,6 +198,7 @@ func (c *cell) predict(a *attempt) (any, error) {
 	if missing {
 		return nil, errWait
 	}
+	c.formed(slots)
 	return &prediction{key: Key{opID(spec.ID, slots), stamp}, settled: true}, nil
 }
 

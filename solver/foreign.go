@@ -184,6 +184,7 @@ func (c *cell) predictTraced(a *attempt, m *gathered, spec *pinned, tracers []Tr
 	c.recalled(from, spec, tracers)
 	settle := func(matches []Match) (any, error) {
 		key := opID(spec.ID, slots)
+		c.formed(slots)
 		bind(matches, key)
 		return &prediction{key: Key{ID: key}, settled: true, traced: len(matches) > 0}, nil
 	}

@@ -174,5 +174,9 @@ func (c *cell) exactKey(a *attempt, m *gathered, spec *pinned) (_ Key, ok bool) 
 		missing = missing || !ok
 		slots[i] = contentSlot(sum)
 	}
-	return Key{opID(spec.ID, slots), stamp}, !missing
+	if missing {
+		return Key{}, false
+	}
+	c.formed(slots)
+	return Key{opID(spec.ID, slots), stamp}, true
 }

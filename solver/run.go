@@ -114,6 +114,7 @@ func (c *cell) joinRun(a *attempt, m *gathered, spec *pinned, output int) *run {
 		s.runs[k] = r
 	}
 	r.join(c)
+	c.began = true
 	s.mu.Unlock()
 	if r.owner != c {
 		c.log.Link(r.owner.log)

@@ -56,6 +56,7 @@ func (w *Worker) localOp(name string, attrs map[string]string) (solver.Op, error
 			id:   hash("local", []byte(tree.Digest())),
 			done: tree.Release,
 			used: provenance.Used{Locals: []string{name}},
+			tree: tree,
 			fetch: func(context.Context, solver.Demand) (solver.Ref, error) {
 				return &TreeRef{tree.Retain(), req.Exclude, all}, nil
 			},

@@ -11,6 +11,7 @@ import (
 	"github.com/dbuild/dbuild/cache/buildkit"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/source/image"
+	"github.com/dbuild/dbuild/source/local"
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -21,6 +22,7 @@ type pinned struct {
 	fetch func(context.Context, solver.Demand) (solver.Ref, error)
 	done  func() // ends what the pin holds; nil if nothing
 	used  provenance.Used
+	tree  *local.Tree // of a directory of the client; nil of anything else
 	// foreign is how BuildKit names the source; nil if it does not.
 	foreign func() (buildkit.Step, error)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/dbuild/dbuild/source/git"
 	"github.com/dbuild/dbuild/source/http"
 	"github.com/dbuild/dbuild/source/image"
+	"github.com/dbuild/dbuild/source/local"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/package-url/packageurl-go"
@@ -38,6 +39,17 @@ func Used(j *solver.Job, e solver.Edge) map[digest.Digest]provenance.Used {
 		}
 	}
 	return out
+}
+
+// Directory returns the directory of the client that a job has v for, and what it is
+// called; or nil. It is good for as long as the job is open.
+func Directory(j *solver.Job, v *solver.Vertex) (tree *local.Tree, name string) {
+	pin, _ := j.Pin(v)
+	p, ok := pin.(*pinned)
+	if !ok || p.tree == nil || len(p.used.Locals) == 0 {
+		return nil, ""
+	}
+	return p.tree, p.used.Locals[0]
 }
 
 func imageUsed(r *image.Resolved, kind string, p *ocispec.Platform) provenance.Used {

@@ -106,6 +106,9 @@ func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg str
 	}
 	resp, err := d.Solve(ctx, nil, opt, p.updates)
 	p.wait()
+	if f.Explain && ctx.Err() == nil {
+		defer a.printExplanation(ctx, d, opt.Ref)
+	}
 	if err == nil {
 		err = outputs.commit()
 	} else if oerr := outputs.err(); oerr != nil && ctx.Err() == nil {
@@ -223,7 +226,7 @@ func unknownContext(err error) error {
 	if !errors.As(err, &missing) {
 		return err
 	}
-	commands := []string{"build", "completion", "context", "daemon", "debug", "du", "hash", "lock", "prune", "version"}
+	commands := []string{"build", "completion", "context", "daemon", "debug", "du", "explain", "hash", "lock", "plan", "prune", "version"}
 	if s := nearestCommand(missing.Path, commands); s != "" {
 		return fmt.Errorf("%w; did you mean \"dbuild %s\"?", err, s)
 	}

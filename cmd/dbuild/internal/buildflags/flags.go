@@ -22,6 +22,7 @@ type Flags struct {
 	Check         bool
 	Debug         bool
 	ExitCode      string
+	Explain       bool
 	File          string
 	IgnoreFile    []string
 	IIDFile       string
@@ -81,6 +82,7 @@ func New(fs *pflag.FlagSet) *Flags {
 	fs.BoolVar(&f.Check, "check", false, `check the Dockerfile without building ("--call=check")`)
 	fs.BoolVarP(&f.Debug, "debug", "D", false, "say more, also where in the program errors come from")
 	fs.StringVar(&f.ExitCode, "exit-code", "", `what a failing RUN exits with ("step": its own code, or "class": 1)`)
+	fs.BoolVar(&f.Explain, "explain", false, "say afterwards why steps were not found in the cache")
 	fs.StringVarP(&f.File, "file", "f", "", `the Dockerfile (default "PATH/Dockerfile")`)
 	fs.StringArrayVar(&f.IgnoreFile, "ignorefile", nil, `ignore file to use instead of .dockerignore ("path", "name=path" for a --build-context)`)
 	fs.StringVar(&f.IIDFile, "iidfile", "", "write the image id to a file")
