@@ -54,11 +54,11 @@ type taken struct {
 	head     explain.Trace
 	refs     []*ref
 	outcomes map[digest.Digest]explain.Outcome
-	dirs     []*directory
+	dirs     []*clientDir
 }
 
-// A directory is one of the client's.
-type directory struct {
+// A clientDir is a directory of the client's.
+type clientDir struct {
 	name    string
 	sum     string
 	count   int
@@ -156,7 +156,7 @@ func (t *taken) outcome(b *build, v *solver.Vertex, f solver.Fate) explain.Outco
 		return o
 	}
 	if tree, name := worker.Directory(b.job, v); tree != nil {
-		t.dirs = append(t.dirs, &directory{name, tree.Digest().Encoded(), tree.Len(), tree.Items(), ignoreFiles(tree)})
+		t.dirs = append(t.dirs, &clientDir{name, tree.Digest().Encoded(), tree.Len(), tree.Items(), ignoreFiles(tree)})
 		o.Local = len(t.dirs)
 	}
 	o.Pin = pinOf(worker.Used(b.job, solver.Edge{Vertex: v})[v.Show.Digest])
@@ -192,7 +192,7 @@ func (t *taken) finish() ([]byte, error) {
 }
 
 // list is what the directory has.
-func (d *directory) list() explain.Local {
+func (d *clientDir) list() explain.Local {
 	out := explain.Local{Name: d.name, Sum: d.sum, Count: d.count}
 	if out.Count > explain.MaxFiles {
 		return out
