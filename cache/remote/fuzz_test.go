@@ -3,7 +3,9 @@ package remote
 import (
 	"testing"
 
+	"github.com/dbuild/dbuild/cache/buildkit"
 	"github.com/dbuild/dbuild/internal/snapshot"
+	"github.com/dbuild/dbuild/solver"
 	digest "github.com/opencontainers/go-digest"
 )
 
@@ -14,6 +16,7 @@ func FuzzConfig(f *testing.F) {
 	f.Add([]byte(`{"layers":[{"blob":"` + d + `","parent":1},{"blob":"` + d + `"}]}`))
 	f.Add([]byte(`{"layers":[{"blob":"` + d + `","parent":-1}],"records":[{"digest":"x","chains":[{"layers":[0,0,1]}]}]}`))
 	f.Add([]byte(`{"records":[{"inputs":[[{"link":-1}],null]}]}`))
+	f.Add([]byte(`{"records":[{"digest":"` + d + `"},{"digest":"` + d + `","inputs":[[{"link":0},{"selector":"` + d + `","link":1}]],"chains":[{"layers":[]}]}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := parseConfig(b)
 		if err != nil {
@@ -25,6 +28,25 @@ func FuzzConfig(f *testing.F) {
 			layers[l.Blob] = snapshot.ImageLayer{DiffID: l.Blob}
 		}
 		m.learn(c, layers)
+		for _, list := range m.records {
+			for _, at := range list {
+				step := buildkit.Step{Inputs: make([]buildkit.Input, len(at.record().Inputs))}
+				for i := range step.Inputs {
+					step.Inputs[i].Selector = d
+				}
+				from := make([]solver.Traced, len(step.Inputs))
+				m.bound[solver.ID{}] = list
+				m.made(at, step, from)
+				x := &match{step: step, from: from, found: []found{{m, 0, at}}}
+				for i := range from {
+					x.Sum(i, solver.Part{})
+				}
+				x.Bind(solver.ID{1})
+			}
+		}
+		if s, ok := newest(m.bound[solver.OutputID(solver.ID{1}, 0)]); ok && !s.whole() {
+			t.Fatal("a result with an unknown layer")
+		}
 		for id := range m.known {
 			if ls, ok := m.result(id); ok {
 				for _, l := range ls {
