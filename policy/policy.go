@@ -18,7 +18,7 @@ import (
 // maxConversions is how often one source may be converted.
 const maxConversions = 20
 
-// maxIdentifier bounds what a source is called, in bytes: a conversion may double it.
+// maxIdentifier bounds what a source is called, in bytes: a conversion may repeat what it matches.
 const maxIdentifier = 4096
 
 // ErrDenied is what refused sources are, by errors.Is. The text is known to clients.
@@ -182,14 +182,17 @@ func (p *Policy) one(ctx context.Context, op *pb.SourceOp, platform *pb.Platform
 func (p *Policy) rules(op *pb.SourceOp) (*pb.SourceOp, error) {
 	for n := 0; ; n++ {
 		if len(op.Identifier) > maxIdentifier && n > 0 {
-			return nil, invalid("source policy: a conversion makes an identifier of %d bytes, more than %d", len(op.Identifier), maxIdentifier)
+			return nil, tooLong(len(op.Identifier))
 		}
 		id := canonical(op.Identifier)
 		next := op
 		for _, list := range p.lists {
 			for _, r := range list {
 				if r.Action == spb.PolicyAction_CONVERT && next == op && r.selects(id, op.Attrs) {
-					next = r.convert(op, id)
+					var err error
+					if next, err = r.convert(op, id); err != nil {
+						return nil, err
+					}
 				}
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -77,6 +78,7 @@ func TestRules(t *testing.T) {
 		"convert again":                 {policies: rules(convert(alpine, busybox), convert(busybox, debian)), source: alpine, want: debian},
 		"convert across lists":          {policies: append(rules(convert(busybox, debian)), rules(convert(alpine, busybox))...), source: alpine, want: debian},
 		"convert in circles":            {policies: rules(convert(alpine, busybox), convert(busybox, alpine)), source: alpine, want: failed},
+		"all matches are replaced":      {policies: rules(matching(convert(`[ai](n|b)`, "$1${1}$$"), regex)), source: alpine, want: "docker-image://docker.io/lbb$rary/alpnn$e:latest"},
 		"convert to itself":             {policies: rules(convert(alpine, alpine)), source: alpine, want: alpine},
 		"convert with a star":           {policies: rules(matching(convert("docker-image://docker.io/library/*:*", "docker-image://mirror/${1}:v${2}"), wild)), source: alpine, want: "docker-image://mirror/alpine:vlatest"},
 		"convert with a regex":          {policies: rules(matching(convert(`docker-image://docker\.io/(.*)`, "docker-image://mirror.io/$1"), regex)), source: alpine, want: "docker-image://mirror.io/library/alpine:latest"},
@@ -277,5 +279,37 @@ func TestGraph(t *testing.T) {
 	}
 	if _, err := p.Graph(ctx, g, def); !errors.Is(err, policy.ErrDenied) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A destination may repeat what was matched, and there may be many matches; what a source is
+// called stays short, and nothing long is made on the way.
+func TestLongConversions(t *testing.T) {
+	for name, tc := range map[string]struct {
+		match, to, source string
+		want              string
+	}{
+		"one match repeated":     {".+", strings.Repeat("$0", 1<<20), alpine, "too often"},
+		"a long match repeated":  {".+", strings.Repeat("$0", 1<<10), "https://" + strings.Repeat("x", 1<<20), "too often"},
+		"many matches":           {".", "${0}" + strings.Repeat("y", 100), alpine, "bytes"},
+		"many matches of naught": {"", strings.Repeat("y", 4000), alpine, "bytes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, err := policy.New(rules(matching(convert(tc.match, tc.to), spb.MatchType_REGEX)), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			op := &pb.SourceOp{Identifier: tc.source}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err = p.Source(t.Context(), op, nil)
+			runtime.ReadMemStats(&after)
+			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("got %v, want an error about %q", err, tc.want)
+			}
+			if used := after.TotalAlloc - before.TotalAlloc; used > 8<<20 {
+				t.Errorf("took %d bytes of memory", used)
+			}
+		})
 	}
 }

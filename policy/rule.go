@@ -101,11 +101,14 @@ func (r *rule) selects(identifier string, attrs map[string]string) bool {
 
 // convert returns what a conversion makes of a source, or op itself if that is what it is
 // already.
-func (r *rule) convert(op *pb.SourceOp, identifier string) *pb.SourceOp {
+func (r *rule) convert(op *pb.SourceOp, identifier string) (*pb.SourceOp, error) {
 	out := &pb.SourceOp{Identifier: op.Identifier, Attrs: op.Attrs}
 	if to := r.Updates.Identifier; to != "" {
 		if r.match != nil {
-			to = r.match.ReplaceAllString(identifier, to)
+			var err error
+			if to, err = replaceAll(r.match, identifier, to); err != nil {
+				return nil, err
+			}
 		}
 		if to != identifier {
 			out.Identifier = to
@@ -118,12 +121,39 @@ func (r *rule) convert(op *pb.SourceOp, identifier string) *pb.SourceOp {
 		}
 	}
 	if !changed {
-		return op
+		return op, nil
 	}
 	out.Attrs = maps.Clone(op.Attrs)
 	if out.Attrs == nil {
 		out.Attrs = map[string]string{}
 	}
 	maps.Copy(out.Attrs, r.Updates.Attrs)
-	return out
+	return out, nil
+}
+
+// maxExpansion bounds what one match may expand to before it is known how much that is, in
+// bytes: a destination may repeat what was matched as often as it is long.
+const maxExpansion = 1 << 20
+
+// replaceAll is ReplaceAllString for a result that may be called a source.
+func replaceAll(match *regexp.Regexp, id, to string) (string, error) {
+	var out []byte
+	end := 0
+	for _, m := range match.FindAllStringSubmatchIndex(id, -1) {
+		out = append(out, id[end:m[0]]...)
+		// No group is longer than the whole.
+		if most := len(to) + strings.Count(to, "$")*(m[1]-m[0]); most > maxExpansion {
+			return "", invalid("source policy: the destination of %q repeats what is matched too often: up to %d bytes would come of it", match, most)
+		}
+		out = match.ExpandString(out, to, id, m)
+		if len(out) > maxIdentifier {
+			return "", tooLong(len(out))
+		}
+		end = m[1]
+	}
+	return string(append(out, id[end:]...)), nil
+}
+
+func tooLong(n int) error {
+	return invalid("source policy: a conversion makes an identifier of %d bytes or more, and it can have %d", n, maxIdentifier)
 }
