@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/apicaps"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -18,6 +19,7 @@ type ExecOptions struct {
 
 	Args         []string // required
 	Env          []string // "K=V"; the last of equal names counts
+	EnvIsUnique  bool     // Env has no equal names, and nobody changes it
 	Cwd          string   // required, absolute
 	User         string   // "uid[:gid]" or names in Root
 	Hostname     string
@@ -79,20 +81,29 @@ type SSH struct {
 }
 
 // An ExecResult gives the outputs of an exec.
-type ExecResult struct {
-	root   Output
-	mounts map[string]Output
+type ExecResult struct{ mounts []mountResult }
+
+type mountResult struct {
+	target string
+	out    Output
 }
 
 // Root is the root filesystem after the process. If it was read-only, that is what it
 // was before.
-func (r ExecResult) Root() Output { return r.root }
+func (r ExecResult) Root() Output {
+	o, _ := r.Mount(pb.RootMount)
+	return o
+}
 
 // Mount is what is mounted at target after the process: the mount's source if it was
 // read-only. ok is false if there is no such mount or its content is not kept.
 func (r ExecResult) Mount(target string) (_ Output, ok bool) {
-	o, ok := r.mounts[target]
-	return o, ok
+	for _, m := range slices.Backward(r.mounts) { // of two at one place, the later hides the earlier
+		if m.target == target {
+			return m.out, true
+		}
+	}
+	return Output{}, false
 }
 
 // Exec runs a process.
@@ -109,25 +120,27 @@ func Exec(o ExecOptions, m Meta) ExecResult {
 			ssh[i].Target = fmt.Sprintf("/run/buildkit/ssh_agent.%d", i)
 		}
 	}
-	env := dedupEnv(o.Env)
+	env := slices.Clip(o.Env)
+	if !o.EnvIsUnique {
+		env = dedupEnv(o.Env)
+	}
 	if len(ssh) > 0 && !slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, "SSH_AUTH_SOCK=") }) {
 		env = append(env, "SSH_AUTH_SOCK="+ssh[0].Target)
 	}
 
-	res := ExecResult{mounts: make(map[string]Output, len(mounts))}
+	res := ExecResult{mounts: make([]mountResult, 0, len(mounts))}
 	next := 0
 	for i := range mounts {
 		mt := &mounts[i]
 		n.use(mt.Source)
 		switch {
 		case mt.hasOutput():
-			res.mounts[mt.Target] = Output{node: n, index: next}
+			res.mounts = append(res.mounts, mountResult{mt.Target, Output{node: n, index: next}})
 			next++
 		case mt.Readonly:
-			res.mounts[mt.Target] = mt.Source
+			res.mounts = append(res.mounts, mountResult{mt.Target, mt.Source})
 		}
 	}
-	res.root = res.mounts[pb.RootMount]
 	n.execCaps(&o, mounts)
 	n.op = func(in func(Output) int64) *pb.Op {
 		op := &pb.ExecOp{
@@ -237,6 +250,7 @@ func dedupEnv(env []string) []string {
 }
 
 func (n *node) execCaps(o *ExecOptions, mounts []Mount) {
+	n.caps = make([]apicaps.CapID, 0, 8)
 	n.addCap(pb.CapExecMetaBase)
 	n.addCap(pb.CapExecMetaSetsDefaultPath)
 	if o.ExitCodes != nil {

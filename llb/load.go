@@ -108,7 +108,7 @@ func (l *loader) parse() (last *pb.Op, _ error) {
 		if i == len(l.def.Def)-1 {
 			return op, nil
 		}
-		dgst := digest.FromBytes(dt)
+		dgst := digestOf(dt)
 		if l.all[dgst] != nil {
 			continue
 		}

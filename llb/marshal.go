@@ -3,6 +3,8 @@ package llb
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
@@ -46,7 +48,7 @@ func Marshal(ctx context.Context, o Output, platform ocispec.Platform) (*pb.Defi
 		}
 	}
 	def.Def = append(def.Def, last)
-	def.Metadata[string(digest.FromBytes(last))] = &pb.OpMetadata{Caps: caps}
+	def.Metadata[string(digestOf(last))] = &pb.OpMetadata{Caps: caps}
 	def.Source = m.source
 	return def, nil
 }
@@ -61,7 +63,13 @@ func Digest(ctx context.Context, o Output, platform ocispec.Platform) (digest.Di
 	if err != nil {
 		return "", err
 	}
-	return digest.FromBytes(def.Def[len(def.Def)-2]), nil
+	return digestOf(def.Def[len(def.Def)-2]), nil
+}
+
+// digestOf is digest.FromBytes without its garbage: there is one for each op.
+func digestOf(dt []byte) digest.Digest {
+	sum := sha256.Sum256(dt)
+	return digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(sum[:]))
 }
 
 type marshaller struct {
@@ -122,7 +130,7 @@ func (m *marshaller) add(n *node) error {
 		}
 		md, locs = n.meta.pb(n.caps), n.meta.Locations
 	}
-	dgst := digest.FromBytes(dt)
+	dgst := digestOf(dt)
 	m.digests[n] = dgst
 	if md = mergeMeta(m.def.Metadata[string(dgst)], md); md != nil {
 		m.def.Metadata[string(dgst)] = md
@@ -136,30 +144,29 @@ func (m *marshaller) add(n *node) error {
 }
 
 func (m *marshaller) bytes(n *node) ([]byte, error) {
+	// By digest: different nodes may be equal ops.
+	type input struct {
+		digest digest.Digest
+		index  int
+	}
 	var inputs []*pb.Input
-	index := map[Output]int64{}
+	var places map[input]int64 // made for the second input: most ops have one
 	op := n.op(func(o Output) int64 {
 		if o.IsScratch() {
 			return int64(pb.Empty)
 		}
-		if !n.repeat {
-			if i, ok := index[o]; ok {
+		in := input{m.digests[o.node], o.index}
+		if !n.repeat && len(inputs) > 0 {
+			if places == nil {
+				places = map[input]int64{{digest.Digest(inputs[0].Digest), int(inputs[0].Index)}: 0}
+			}
+			if i, ok := places[in]; ok {
 				return i
 			}
+			places[in] = int64(len(inputs))
 		}
-		in := m.input(o)
-		if !n.repeat {
-			// Different nodes may be equal ops.
-			for i, have := range inputs {
-				if have.Digest == in.Digest && have.Index == in.Index {
-					index[o] = int64(i)
-					return int64(i)
-				}
-			}
-		}
-		inputs = append(inputs, in)
-		index[o] = int64(len(inputs) - 1)
-		return index[o]
+		inputs = append(inputs, m.input(o))
+		return int64(len(inputs) - 1)
 	})
 	op.Inputs = inputs
 	op.Constraints = &pb.WorkerConstraints{Filter: n.meta.Constraints}

@@ -16,6 +16,7 @@ type env struct {
 	n    int      // how many assignments of the log count
 	live int      // how many of these count still
 	all  []string // what list returned, while that is true
+	odd  bool     // there may be a name with "=" in it, so that others take it for another one
 }
 
 // An envLog is what several envs begin with. What an env counts on never changes, but for
@@ -107,6 +108,7 @@ func (e *env) assign(a assignment) {
 	if e.find(a.key) >= 0 {
 		e.live--
 	}
+	e.odd = e.odd || strings.Contains(a.key, "=")
 	if !a.gone {
 		e.live++
 	}

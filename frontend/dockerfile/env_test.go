@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/dbuild/dbuild/llb"
 )
 
 // TestEnvLikeLists does the same to environments and to plain lists, of which copies are made
@@ -41,6 +43,35 @@ func TestEnvLikeLists(t *testing.T) {
 					t.Fatalf("after step %d environment %d has %s=%q (%t), want %q", step, j, name, v, ok, lists[j])
 				}
 			}
+		}
+	}
+}
+
+// The name of a variable may come to hold "=". The config cannot tell, so for stages built on
+// it, it is another variable.
+func TestEqualsInName(t *testing.T) {
+	bridge := newFakeBridge(t)
+	text := "ARG N=A=B\nFROM localhost:5731/base AS one\nARG N\nENV A=1\nENV ${N}=2\nRUN one\nFROM one\nENV A=3\nRUN two\n"
+	built := convertOne(t, bridge, text)
+	g, err := llb.Load(built.Definition, llb.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string][]string{"one": {"A=B=2"}, "two": {"A=3"}}
+	for _, v := range g.Vertices {
+		exec := v.Op.GetExec()
+		if exec == nil {
+			continue
+		}
+		var got []string
+		for _, kv := range exec.Meta.Env {
+			if strings.HasPrefix(kv, "A=") {
+				got = append(got, kv)
+			}
+		}
+		name := exec.Meta.Args[len(exec.Meta.Args)-1]
+		if !slices.Equal(got, want[name]) {
+			t.Errorf("RUN %s sees %q, want %q", name, got, want[name])
 		}
 	}
 }

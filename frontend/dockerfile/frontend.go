@@ -18,6 +18,7 @@ import (
 
 	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/frontend/dockerfile/instruction"
+	"github.com/dbuild/dbuild/internal/ignore"
 )
 
 // OptSession is the key of Request.Opts under which the daemon passes the id of the
@@ -230,7 +231,11 @@ type build struct {
 	lint    *linter // nil to be quiet
 	plain   env     // the global scope without build args
 	matcher *patternmatcher.PatternMatcher
-	all     bool // lower all stages, to look at them
+
+	explainers map[*ignore.File]*ignore.Explainer
+	compared   int // names, for suggestions
+
+	all bool // lower all stages, to look at them
 
 	hasContexts bool
 	context     output
@@ -243,6 +248,7 @@ func newBuild(l *loader, file *instruction.File, target *ocispec.Platform) *buil
 		given: target, implicit: target == nil, platforms: l.bridge.Platforms(),
 		lex: shell.NewLex(file.Escape), nameLex: shell.NewLex(file.Escape),
 		proxy: proxyEnv(l.opts.buildArgs), contextRead: pathSet{}, named: map[string][]int{},
+		explainers: map[*ignore.File]*ignore.Explainer{},
 	}
 	b.nameLex.RawQuotes, b.nameLex.SkipUnsetEnv = true, true
 	if len(b.platforms) == 0 {

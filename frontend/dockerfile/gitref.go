@@ -62,6 +62,8 @@ func parseGitRef(s string) (*gitRef, error) {
 		query, fragment = u.Query(), u.Fragment
 		u.Fragment, u.RawFragment, u.RawQuery = "", "", ""
 		g.remote, g.host, g.path = u.String(), u.Host, u.Path
+	} else if !strings.Contains(s, "@") {
+		return nil, nil
 	} else if m := scpStyle.FindStringSubmatch(s); m != nil {
 		var err error
 		if query, err = url.ParseQuery(m[4]); err != nil {

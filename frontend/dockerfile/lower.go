@@ -89,7 +89,7 @@ func (b *build) findHeirs(target *stage) {
 // the args, of which p's are the first.
 func (s *stage) inherit(p *stage) {
 	img := *p.image
-	s.image, s.args = &img, p.args
+	s.image, s.args, s.declared, s.noted = &img, p.args, p.declared, p.noted
 	if p.settled {
 		s.configEnv = p.configEnv
 	}

@@ -5,6 +5,7 @@ import (
 	"path"
 	"strconv"
 
+	"github.com/dbuild/dbuild/internal/ignore"
 	"github.com/dbuild/dbuild/llb"
 )
 
@@ -16,14 +17,18 @@ func (b *build) reads(keyword string, from *stage, sources ...string) llb.Reads 
 	if from != nil {
 		ignored = from.ignore
 	}
-	if ignored == nil {
+	if ignored == nil || len(ignored.Patterns()) == 0 {
+		return r
+	}
+	explainer, err := b.explainer(ignored)
+	if err != nil {
 		return r
 	}
 	for _, src := range sources {
 		if hasWildcard(src) {
 			continue
 		}
-		v, err := ignored.Explain(src)
+		v, err := explainer.Explain(src)
 		if err != nil || !v.Excluded || v.By == nil {
 			continue
 		}
@@ -33,6 +38,18 @@ func (b *build) reads(keyword string, from *stage, sources ...string) llb.Reads 
 		r.Ignored[path.Join("/", src)] = fmt.Sprintf("%s:%d %q", v.File, v.By.Line, v.By.Text)
 	}
 	return r
+}
+
+// explainer is kept: patterns take their time to compile.
+func (b *build) explainer(f *ignore.File) (*ignore.Explainer, error) {
+	if e := b.explainers[f]; e != nil {
+		return e, nil
+	}
+	e, err := f.Explainer()
+	if err == nil {
+		b.explainers[f] = e
+	}
+	return e, err
 }
 
 // place is what users call the files of a stage.

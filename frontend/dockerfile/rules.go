@@ -143,16 +143,20 @@ func (b *build) lintBase(f *instruction.From, plain *env) {
 			b.lint.report(invalidDefaultInFrom, f.Pos, f.Base)
 		}
 	}
-	names := b.global.Keys()
-	for _, a := range b.file.Global {
-		names = append(slices.Clip(names), argNames(a)...)
+	known := func() []string {
+		names := b.global.Keys()
+		for _, a := range b.file.Global {
+			names = append(names, argNames(a)...)
+		}
+		return names
 	}
+	isKnown := func(name string) bool { return slices.Contains(known(), name) }
 	for _, word := range []string{f.Base, f.Platform} {
 		res, err := b.lex.ProcessWordWithMatches(word, &b.global)
 		if err != nil {
 			continue
 		}
-		b.reportUnknown(undefinedArgInFrom, f.Pos, res.Unmatched, names)
+		b.reportUnknown(undefinedArgInFrom, f.Pos, res.Unmatched, isKnown, known)
 	}
 	if f.Platform == "" {
 		return
@@ -173,13 +177,22 @@ func (b *build) lintBase(f *instruction.From, plain *env) {
 	}
 }
 
+// maxCompared bounds the names that are compared for what else a variable may be: the file
+// may have very many of both.
+const maxCompared = 100_000
+
 // reportUnknown reports each variable that is none of the known ones.
-func (b *build) reportUnknown(r rule, at *instruction.Pos, unknown map[string]struct{}, known []string) {
+func (b *build) reportUnknown(r rule, at *instruction.Pos, unknown map[string]struct{}, isKnown func(string) bool, known func() []string) {
 	for _, name := range slices.Sorted(maps.Keys(unknown)) {
-		if slices.Contains(known, name) || slices.Contains(nonEnvArgs, name) {
+		if isKnown(name) || slices.Contains(nonEnvArgs, name) {
 			continue
 		}
-		guess := instruction.Closest(name, known)
+		guess := ""
+		if b.compared < maxCompared {
+			names := known()
+			b.compared += len(names)
+			guess = instruction.Closest(name, names)
+		}
 		switch {
 		case guess == "":
 		case r == undefinedVar:
@@ -197,11 +210,28 @@ func (b *build) lintVars(s *stage, unknown map[string]struct{}) {
 	if b.lint == nil || len(unknown) == 0 || s.current == nil {
 		return
 	}
-	known := slices.Clone(s.env.Keys())
-	for _, a := range s.args {
-		known = append(known, a.key)
+	isKnown := func(name string) bool {
+		_, ok := s.env.Get(name)
+		return ok || s.declares(name)
 	}
-	b.reportUnknown(undefinedVar, s.current, unknown, known)
+	b.reportUnknown(undefinedVar, s.current, unknown, isKnown, func() []string {
+		known := s.env.Keys()
+		for _, a := range s.args {
+			known = append(known, a.key)
+		}
+		return known
+	})
+}
+
+// declares reports whether s has an argument of that name.
+func (s *stage) declares(name string) bool {
+	if s.declared == nil {
+		s.declared = map[string]bool{}
+	}
+	for ; s.noted < len(s.args); s.noted++ {
+		s.declared[s.args[s.noted].key] = true
+	}
+	return s.declared[name]
 }
 
 func (b *build) lintPlatform(s *stage, img *spec.DockerOCIImage, want ocispec.Platform) {

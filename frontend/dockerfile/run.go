@@ -24,7 +24,7 @@ func (b *build) run(s *stage, in *instruction.Run, from []*stage) error {
 	}
 	s.read.add("/") // a command may read anything
 	e := &exec{ExecOptions: llb.ExecOptions{
-		Cwd: s.dir, User: s.user, Env: s.env.list(), Hostname: s.hostname,
+		Cwd: s.dir, User: s.user, Env: s.env.list(), EnvIsUnique: !s.env.odd, Hostname: s.hostname,
 		CgroupParent: b.opts.cgroup, Network: s.network, Proxy: b.proxy,
 		ExtraHosts: b.opts.hosts, Ulimits: b.opts.ulimits, Platform: s.state.platform,
 	}, root: s.out}

@@ -51,9 +51,11 @@ type stage struct {
 	contextRead pathSet // what it reads of the build context
 	read        pathSet // what is read of its base, by it and by stages on top of it
 
-	configEnv map[string]int // places of variables in the image config; nil until somebody asks
-	settled   bool           // the last variables of env are those of the image config, as they are there
-	heir      *stage         // the last one that is built on this; nil if that may not take what this has
+	declared  map[string]bool // the names of the first of args
+	noted     int             // how many those are
+	configEnv map[string]int  // places of variables in the image config; nil until somebody asks
+	settled   bool            // the last variables of env are those of the image config, as they are there
+	heir      *stage          // the last one that is built on this; nil if that may not take what this has
 
 	mounted []mounted
 

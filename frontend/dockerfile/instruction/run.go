@@ -66,8 +66,14 @@ func parseRun(r *request) (Instruction, error) {
 // from, and whether that may be the build context.
 func (r *request) checkMount(text string) (from string, context bool, err error) {
 	if !strings.Contains(text, "$") {
-		lex := shell.NewLex(r.escape)
+		var lex *shell.Lex // of a few kilobytes, which hardly any mount needs
 		m, err := ParseMount(text, func(word string) (string, error) {
+			if !strings.ContainsAny(word, "'\"<"+string(r.escape)) {
+				return word, nil
+			}
+			if lex == nil {
+				lex = shell.NewLex(r.escape)
+			}
 			v, _, err := lex.ProcessWord(word, noEnv{})
 			return v, err
 		})

@@ -2,6 +2,7 @@ package instruction
 
 import (
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/agext/levenshtein"
 )
@@ -18,9 +19,13 @@ func Suggest(err error, got string, options []string) error {
 // Closest is the option that is most like got, or "" if none is close or one is equal.
 func Closest(got string, options []string) string {
 	best, most := "", 6 // more than two edits are another word
+	length := utf8.RuneCountInString(got)
 	for _, o := range options {
 		if o == got {
 			return ""
+		}
+		if l := utf8.RuneCountInString(o); l > length+3 || l < length-3 {
+			continue // so many edits it takes at least
 		}
 		d := 2 * levenshtein.Distance(got, o, nil)
 		if o != "" && got != "" && o[0] == got[0] {
