@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/exporter"
@@ -10,6 +11,7 @@ import (
 	"github.com/dbuild/dbuild/exporter/local"
 	"github.com/dbuild/dbuild/exporter/oci"
 	"github.com/dbuild/dbuild/exporter/tar"
+	bkerrdefs "github.com/moby/buildkit/solver/errdefs"
 )
 
 // exporters makes the exporters of a request: what is wrong with them is said before
@@ -17,12 +19,35 @@ import (
 func (d *Daemon) exporters(r *request) ([]exporter.Exporter, error) {
 	var out []exporter.Exporter
 	for i, e := range r.exporters {
-		x, err := d.exporter(i, e.GetType(), e.GetAttrs())
+		attrs, err := compatible(e.GetType(), e.GetAttrs(), int(r.compatibility))
+		if err != nil {
+			return nil, err
+		}
+		x, err := d.exporter(i, e.GetType(), attrs)
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, x)
 	}
+	return out, nil
+}
+
+// newest is the version of BuildKit's behaviour whose defaults are ours.
+const newest = 30
+
+// compatible returns attrs with the defaults that images had in an older version.
+func compatible(kind string, attrs map[string]string, version int) (map[string]string, error) {
+	if version == 0 || version >= newest || kind != "image" && kind != "oci" && kind != "docker" {
+		return attrs, nil
+	}
+	if version == 10 && attrs["compression"] == "zstd" {
+		return nil, bkerrdefs.NewUnsupportedCompatibilityFeatureError(version, kind+" exporter compression=zstd")
+	}
+	out := map[string]string{"oci-artifact": "false"}
+	if kind != "oci" {
+		out["oci-mediatypes"] = "false"
+	}
+	maps.Copy(out, attrs)
 	return out, nil
 }
 

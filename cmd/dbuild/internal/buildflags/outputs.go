@@ -168,13 +168,19 @@ func (f *Flags) exports(tags []string) ([]Export, error) {
 		if f.Squash {
 			e.Attrs["squash"] = "true"
 		}
-		names := tags
+		names, normalize := tags, normalizeTags
+		if isTrue(e.Attrs["push-by-digest"]) {
+			normalize = bareNames
+			if names, err = bareNames(f.Tag); err != nil {
+				return nil, err
+			}
+		}
 		if n := e.Attrs["name"]; n != "" {
-			own, err := normalizeTags(strings.Split(n, ","))
+			own, err := normalize(strings.Split(n, ","))
 			if err != nil {
 				return nil, err
 			}
-			names = append(own, slices.DeleteFunc(slices.Clone(tags), func(t string) bool { return slices.Contains(own, t) })...)
+			names = append(own, slices.DeleteFunc(slices.Clone(names), func(t string) bool { return slices.Contains(own, t) })...)
 		}
 		if len(names) > 0 {
 			e.Attrs["name"] = strings.Join(names, ",")

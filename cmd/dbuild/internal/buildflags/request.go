@@ -239,7 +239,30 @@ func (f *Flags) platforms(r *Request, env Env) error {
 
 // normalizeTags gives names their registry and tag: "app" is docker.io/library/app:latest.
 func normalizeTags(tags []string) ([]string, error) {
+	names, err := parseNames(tags)
 	var out []string
+	for _, n := range names {
+		if s := reference.TagNameOnly(n).String(); !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out, err
+}
+
+// bareNames are image names to be pushed to by digest: as written, without "latest".
+func bareNames(tags []string) ([]string, error) {
+	names, err := parseNames(tags)
+	var out []string
+	for _, n := range names {
+		if s := n.String(); !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out, err
+}
+
+func parseNames(tags []string) ([]reference.Named, error) {
+	var out []reference.Named
 	for _, t := range tags {
 		n, err := reference.ParseNormalizedNamed(withPlace(strings.TrimSpace(t)))
 		if err != nil {
@@ -248,9 +271,7 @@ func normalizeTags(tags []string) ([]string, error) {
 		if _, ok := n.(reference.Digested); ok {
 			return nil, fmt.Errorf("-t %q: a name with a digest cannot be given to a new image", t)
 		}
-		if s := reference.TagNameOnly(n).String(); !slices.Contains(out, s) {
-			out = append(out, s)
-		}
+		out = append(out, n)
 	}
 	return out, nil
 }
