@@ -160,24 +160,9 @@ func (c *cell) predict(a *attempt) (any, error) {
 		}
 		open = append(open, i)
 	}
-	hopeful := func() bool {
-		if stamp != (Stamp{}) {
-			return false
-		}
-		if !m.hopeful {
-			ctx := a.context()
-			for _, out := range keyed {
-				if !c.known(ctx, out) {
-					return false
-				}
-			}
-			m.hopeful = true // need not be asked again
-		}
-		return true
-	}
 	if stamp == (Stamp{}) {
 		if tracers := c.tracers(spec); len(tracers) > 0 {
-			return c.predictTraced(a, m, spec, tracers, preds, slots, open, hopeful)
+			return c.predictTraced(a, m, spec, tracers, preds, slots, open, keyed)
 		}
 	}
 	if len(open) == 0 {
@@ -187,7 +172,7 @@ func (c *cell) predict(a *attempt) (any, error) {
 
 	// A stored answer needs every input read by key to have been seen by whoever
 	// stored it. Only then is it cheaper to build what decides than to build all.
-	if !hopeful() {
+	if stamp != (Stamp{}) || !c.hopeful(a, m, keyed) {
 		return &prediction{}, nil
 	}
 	for _, i := range open {
@@ -200,6 +185,22 @@ func (c *cell) predict(a *attempt) (any, error) {
 	}
 	c.formed(slots)
 	return &prediction{key: Key{opID(spec.ID, slots), stamp}, settled: true}, nil
+}
+
+// hopeful reports whether an answer may be stored: whether the inputs that are read by key
+// were ever seen.
+func (c *cell) hopeful(a *attempt, m *gathered, keyed []ID) bool {
+	if m.hopeful {
+		return true // need not be asked again
+	}
+	ctx := a.context()
+	for _, out := range keyed {
+		if !c.known(ctx, out) {
+			return false
+		}
+	}
+	m.hopeful = true
+	return true
 }
 
 // maxRewinds is how often, for each input, a step starts over because what the cache

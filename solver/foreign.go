@@ -173,8 +173,8 @@ func (c *cell) traceExact(a *attempt, m *gathered, spec *pinned, key Key) (found
 }
 
 // predictTraced is the end of predict for a step that a foreign cache may know. open are
-// the inputs whose slots are not filled yet.
-func (c *cell) predictTraced(a *attempt, m *gathered, spec *pinned, tracers []Tracer, preds []*prediction, slots [][32]byte, open []int, hopeful func() bool) (any, error) {
+// the inputs whose slots are not filled yet, keyed what is read by key.
+func (c *cell) predictTraced(a *attempt, m *gathered, spec *pinned, tracers []Tracer, preds []*prediction, slots [][32]byte, open []int, keyed []ID) (any, error) {
 	from := make([]Traced, len(c.ins))
 	for i, p := range preds {
 		if p.settled && p.key.Stamp == (Stamp{}) {
@@ -204,7 +204,7 @@ func (c *cell) predictTraced(a *attempt, m *gathered, spec *pinned, tracers []Tr
 		}
 		missing = missing || !ok
 	}
-	if len(matches) == 0 && hopeful() {
+	if len(matches) == 0 && c.hopeful(a, m, keyed) {
 		var later []int
 		for i, slot := range spec.Slots {
 			switch {
@@ -238,7 +238,7 @@ func (c *cell) predictTraced(a *attempt, m *gathered, spec *pinned, tracers []Tr
 	if len(open) == 0 {
 		return settle(nil)
 	}
-	if !hopeful() {
+	if !c.hopeful(a, m, keyed) {
 		return &prediction{}, nil
 	}
 	for _, i := range open {
