@@ -57,6 +57,10 @@ func (d *Daemon) exporter(i int, kind string, attrs map[string]string) (exporter
 	switch kind {
 	case "image":
 		return image.New(image.Config{Store: d.store, Registry: d.registry}, attrs)
+	case "push":
+		return image.NewPusher(image.Config{Store: d.store, Registry: d.registry}, attrs)
+	case "imagetools":
+		return image.NewTools(d.registry, attrs)
 	case "oci", "docker":
 		return oci.New(to, oci.Kind(kind), attrs)
 	case "local":

@@ -103,8 +103,8 @@ func (as Annotations) For(p ocispec.Platform) *Annotated {
 	return out
 }
 
-// all returns what goes on the index.
-func (as Annotations) all() *Annotated {
+// All returns what goes on the index.
+func (as Annotations) All() *Annotated {
 	if a := as[""]; a != nil {
 		return a
 	}

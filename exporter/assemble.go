@@ -226,7 +226,7 @@ func assemble(ins []partInput, multi bool, log *progress.Log, o ImageOptions) (*
 	index := ocispec.Index{
 		Versioned:   specs.Versioned{SchemaVersion: 2},
 		MediaType:   ocispec.MediaTypeImageIndex,
-		Annotations: o.Annotations.all().Index,
+		Annotations: o.Annotations.All().Index,
 	}
 	if !o.OCI {
 		index.MediaType = images.MediaTypeDockerSchema2ManifestList
@@ -271,7 +271,7 @@ func assemble(ins []partInput, multi bool, log *progress.Log, o ImageOptions) (*
 	img.Index = b
 	img.Top = ocispec.Descriptor{
 		MediaType: index.MediaType, Digest: digest.FromBytes(b), Size: int64(len(b)),
-		Annotations: o.Annotations.all().IndexDescriptor,
+		Annotations: o.Annotations.All().IndexDescriptor,
 	}
 	log.Track("exporting manifest list " + img.Top.Digest.String()).Done()
 	return img, nil

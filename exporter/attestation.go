@@ -186,8 +186,13 @@ func (in partInput) imageSubjects(d digest.Digest, names []string) ([]attest.Sub
 
 // memoryBlob is a blob with these bytes.
 func memoryBlob(mediaType string, b []byte) snapshot.Blob {
+	return MemoryBlob(ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}, b)
+}
+
+// MemoryBlob is the blob d, whose bytes are b.
+func MemoryBlob(d ocispec.Descriptor, b []byte) snapshot.Blob {
 	return snapshot.Blob{
-		Descriptor: ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))},
+		Descriptor: d,
 		Local:      true,
 		Open: func(context.Context, bksession.Group) (io.ReadCloser, error) {
 			return io.NopCloser(bytes.NewReader(b)), nil

@@ -118,6 +118,9 @@ func (e *Exporter) Export(ctx context.Context, src exporter.Source, a exporter.A
 	}
 	if e.push {
 		if err := e.pushAll(ctx, img, names, a); err != nil {
+			return nil, e.keepUnpushed(ctx, src, img, names, err)
+		}
+		if err := e.dropUnpushed(ctx, names, img.Top.Digest); err != nil {
 			return nil, err
 		}
 	}

@@ -27,7 +27,7 @@ type Config struct {
 	UserAgent    string          // "" means "dbuild"
 	StallTimeout time.Duration   // a transfer without a byte for so long is cut and resumed; 0 means 30 s
 	Attempts     int             // tries of one request; 0 means 5
-	Backoff      time.Duration   // wait before the second try, doubled for each further one; 0 means 100 ms
+	Backoff      time.Duration   // wait before the second try, doubled for each further one; 0 means 250 ms
 	Parallel     int             // blobs pushed to one registry at once; 0 means 4
 	AskTimeout   time.Duration   // one question to a client for credentials; 0 means a minute, less none
 }
@@ -70,7 +70,7 @@ func New(cfg Config, sm *bksession.Manager) *Client {
 		cfg.Attempts = 5
 	}
 	if cfg.Backoff == 0 {
-		cfg.Backoff = 100 * time.Millisecond
+		cfg.Backoff = 250 * time.Millisecond // so that no object is asked for more than 5 times in a second
 	}
 	if cfg.AskTimeout == 0 {
 		cfg.AskTimeout = time.Minute

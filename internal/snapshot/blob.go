@@ -88,6 +88,29 @@ func (r *Ref) Blobs(ctx context.Context, a Access, c Compression) ([]Blob, error
 	return out, nil
 }
 
+// BlobsNamed returns every layer as the blob of that digest, oldest first, or
+// errdefs.ErrNotFound if a layer has no such blob. Nothing is compressed.
+func (r *Ref) BlobsNamed(digests []digest.Digest) ([]Blob, error) {
+	if len(digests) != len(r.layers) {
+		return nil, fmt.Errorf("%d blobs are asked for of %d layers: %w", len(digests), len(r.layers), errdefs.ErrInvalidArgument)
+	}
+	out := make([]Blob, len(r.layers))
+	for i, l := range r.layers {
+		l.mu.Lock()
+		at := slices.IndexFunc(l.row.Blobs, func(b blobRow) bool { return b.Digest == digests[i] })
+		var row blobRow
+		if at >= 0 {
+			row = l.row.Blobs[at]
+		}
+		l.mu.Unlock()
+		if at < 0 {
+			return nil, fmt.Errorf("layer %s: %w", short(digests[i].String()), errdefs.ErrNotFound)
+		}
+		out[i] = l.blob(row, Compression{}, digests[i])
+	}
+	return out, nil
+}
+
 // Warm starts making blobs in the background, at low priority; Blobs joins it. Layers
 // that are only promised are left alone.
 func (r *Ref) Warm(c Compression) {

@@ -135,6 +135,20 @@ func recallOf(tx *bolt.Tx, name string) []byte {
 	return bytes.Clone(b.Get([]byte(name)))
 }
 
+// RemoveImage forgets a name. That there is none is no error.
+func (s *Store) RemoveImage(ctx context.Context, name string) error {
+	return s.do(ctx, true, func(tx *bolt.Tx) error {
+		ctx := boltutil.WithTransaction(s.ctx(context.Background()), tx)
+		if err := s.leases.Delete(ctx, leases.Lease{ID: imageLease(name)}); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+		if err := putRecall(tx, name, nil); err != nil {
+			return err
+		}
+		return bucket(tx, bucketImages).Delete([]byte(name))
+	})
+}
+
 // GetImage returns an image by its name, or errdefs.ErrNotFound.
 func (s *Store) GetImage(ctx context.Context, name string) (*Image, error) {
 	var img *Image
