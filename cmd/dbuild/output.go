@@ -1,15 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
-	"sync"
 
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildflags"
 	"github.com/moby/buildkit/client"
@@ -47,11 +43,10 @@ func (a *app) openOutputs(exports []buildflags.Export) (*outputs, error) {
 			}
 			entry.OutputDir = e.Dest
 		case buildflags.Docker:
-			path, err := exec.LookPath("docker")
+			l, err := newDockerLoad(a.stderr)
 			if err != nil {
-				return nil, errors.New("--load needs the docker command, and there is none; write a file with -o type=docker,dest=FILE")
+				return nil, err
 			}
-			l := &dockerLoad{path: path, out: a.stderr}
 			o.loads = append(o.loads, l)
 			entry.Output = l.open
 		}
@@ -191,81 +186,6 @@ func createBeside(path string, perm os.FileMode) (*os.File, error) {
 			continue
 		}
 		return f, err
-	}
-}
-
-// A dockerLoad pipes an image into "docker load".
-type dockerLoad struct {
-	path string
-	out  io.Writer // what docker prints goes here when it is done
-
-	mu     sync.Mutex
-	cmd    *exec.Cmd
-	stdin  io.WriteCloser
-	output bytes.Buffer
-	done   chan struct{} // closed when the process has ended, err being set
-	err    error
-}
-
-func (l *dockerLoad) open(map[string]string) (io.WriteCloser, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	cmd := exec.Command(l.path, "load")
-	cmd.Stdout, cmd.Stderr = &l.output, &l.output
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("docker load: %w", err)
-	}
-	l.cmd, l.stdin, l.done = cmd, stdin, make(chan struct{})
-	go func() { // ends with the process; wait or kill waits for it
-		defer close(l.done)
-		if err := cmd.Wait(); err != nil {
-			l.err = fmt.Errorf("docker load: %w: %s", err, strings.TrimSpace(l.output.String()))
-		}
-	}()
-	return stdin, nil
-}
-
-func (l *dockerLoad) running() chan struct{} {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.done
-}
-
-func (l *dockerLoad) wait() error {
-	done := l.running()
-	if done == nil {
-		return errors.New("docker load: the daemon sent nothing")
-	}
-	l.stdin.Close()
-	<-done
-	if l.err == nil {
-		_, _ = l.out.Write(l.output.Bytes())
-	}
-	return l.err
-}
-
-// failure returns why docker ended, if it has ended badly.
-func (l *dockerLoad) failure() error {
-	done := l.running()
-	if done == nil {
-		return nil
-	}
-	select {
-	case <-done:
-		return l.err
-	default:
-		return nil
-	}
-}
-
-func (l *dockerLoad) kill() {
-	if done := l.running(); done != nil {
-		_ = l.cmd.Process.Kill() // no-op if it has ended
-		<-done
 	}
 }
 

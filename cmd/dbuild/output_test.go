@@ -151,6 +151,55 @@ func TestDockerLoadFails(t *testing.T) {
 	}
 }
 
+// An image that the engine has is not sent again; it gets its names.
+func TestDockerHasTheImage(t *testing.T) {
+	const md = "containerimage.config.digest"
+	dir := t.TempDir()
+	fakeDocker(t, `case "$1 $2 $3" in
+"image inspect sha256:known") ;;
+"tag sha256:known a:1") touch `+dir+`/a ;;
+"tag sha256:known b:1") touch `+dir+`/b ;;
+"load  ") cat > `+dir+`/loaded ;;
+*) exit 1 ;;
+esac`)
+	for _, tc := range []struct {
+		id, names string
+		sent      bool
+	}{
+		{"sha256:known", "a:1,b:1", false},
+		{"sha256:known", "", false},
+		{"sha256:other", "a:1", true},
+		{"sha256:known", "cannot:1", true},
+	} {
+		var stderr bytes.Buffer
+		o, err := (&app{stderr: &stderr}).openOutputs([]buildflags.Export{{Type: "docker", Sink: buildflags.Docker}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := o.entries[0].Output(map[string]string{md: tc.id, "image.name": tc.names})
+		if err != nil || (w != nil) != tc.sent {
+			t.Fatalf("%+v: writer %v, error %v", tc, w, err)
+		}
+		if w != nil {
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := o.commit(); err != nil {
+			t.Errorf("%+v: %v", tc, err)
+		}
+		o.discard()
+		if !tc.sent && !strings.Contains(stderr.String(), tc.id) {
+			t.Errorf("%+v: said %q", tc, stderr.String())
+		}
+	}
+	for _, name := range []string{"a", "b"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestTerminalIsRefused(t *testing.T) {
 	ptmx, tty, err := pty.Open()
 	if err != nil {

@@ -210,4 +210,3 @@ func (f *Flags) annotations(r *Request, _ Env) error {
 	}
 	return nil
 }
-
