@@ -70,7 +70,9 @@ func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg str
 	if opt.SourcePolicy, err = a.sourcePolicy(); err != nil {
 		return err
 	}
-	if f.Locked {
+	if a.sources != nil {
+		opt.SourcePolicyProvider = a.sources.Provider()
+	} else if f.Locked {
 		if err := enforceLock(f, req, contextArg, &opt); err != nil {
 			return err
 		}
@@ -226,7 +228,7 @@ func unknownContext(err error) error {
 	if !errors.As(err, &missing) {
 		return err
 	}
-	commands := []string{"build", "completion", "context", "daemon", "debug", "du", "explain", "hash", "lock", "plan", "prune", "version"}
+	commands := []string{"build", "completion", "context", "daemon", "debug", "du", "explain", "hash", "lock", "plan", "prune", "verify", "version"}
 	if s := nearestCommand(missing.Path, commands); s != "" {
 		return fmt.Errorf("%w; did you mean \"dbuild %s\"?", err, s)
 	}

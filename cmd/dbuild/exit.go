@@ -15,6 +15,7 @@ import (
 // be one of these; --result-file tells them apart.
 const (
 	exitOther     = 1
+	exitDiffers   = 10 // of "dbuild verify"
 	exitConfig    = 20
 	exitNetwork   = 30
 	exitPolicy    = 40

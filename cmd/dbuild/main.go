@@ -12,6 +12,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/dbuild/dbuild/cmd/dbuild/internal/lockfile"
 )
 
 // app is what the commands share.
@@ -24,6 +26,8 @@ type app struct {
 	addr  string
 	tls   tlsFlags
 	debug bool
+	// sources decides what the sources of builds are; nil leaves it to them.
+	sources *lockfile.Session
 }
 
 func main() {

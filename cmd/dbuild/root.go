@@ -50,6 +50,7 @@ func (a *app) rootCommand() *cobra.Command {
 		completeBuild(c)
 	}
 	root.AddCommand(build, a.daemonCommand(), a.duCommand(), a.pruneCommand(), a.historyCommand(), a.explainCommand(), a.pushCommand(), a.imagetoolsCommand(), a.contextCommand(), a.hashCommand(), a.lockCommand(), a.debugCommand(), a.dialStdioCommand(), a.frontendCommand(), a.installPluginCommand(), a.versionCommand())
+	root.AddCommand(a.verifyCommand())
 	return root
 }
 
