@@ -69,7 +69,7 @@ func Digest(ctx context.Context, o Output, platform ocispec.Platform) (digest.Di
 // digestOf is digest.FromBytes without its garbage: there is one for each op.
 func digestOf(dt []byte) digest.Digest {
 	sum := sha256.Sum256(dt)
-	return digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(sum[:]))
+	return digest.Digest("sha256:" + hex.EncodeToString(sum[:]))
 }
 
 type marshaller struct {
