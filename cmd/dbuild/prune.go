@@ -82,7 +82,7 @@ func (a *app) pruneCommand() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.BoolVarP(&all, "all", "a", false, "also remove what is internal, such as frontends")
+	f.BoolVarP(&all, "all", "a", false, "remove all that can be, frontends too; steps of images that are kept run again")
 	f.BoolVarP(&force, "force", "f", false, "do not ask")
 	f.StringArrayVar(&filters, "filter", nil, `remove only what matches ("type=regular", "until=24h")`)
 	f.StringVar(&keep, "keep-duration", "", "keep what was used during this time (48h)")
