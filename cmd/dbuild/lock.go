@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/dbuild/dbuild/attest"
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildflags"
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/lockfile"
 	"github.com/docker/cli/cli/config"
@@ -186,7 +187,8 @@ func enforceLock(f *buildflags.Flags, req *buildflags.Request, contextArg string
 	return nil
 }
 
-// lockCommandLine is the command that locks what a build needs.
+// lockCommandLine is the command that locks what a build needs. It is told to the daemon, too,
+// so it has no passwords.
 func lockCommandLine(f *buildflags.Flags, contextArg string) string {
 	words := []string{"dbuild", "lock"}
 	if f.File != "" {
@@ -198,5 +200,5 @@ func lockCommandLine(f *buildflags.Flags, contextArg string) string {
 	if f.Target != "" {
 		words = append(words, "--target", f.Target)
 	}
-	return strings.Join(append(words, contextArg), " ")
+	return attest.Redact(strings.Join(append(words, contextArg), " "))
 }
