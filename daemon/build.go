@@ -51,6 +51,7 @@ type build struct {
 	started       time.Time
 	attests       attest.Options // what the client wants to have said about the result
 	compatibility int            // version of behaviour that the client wants; 0 is the newest
+	planning      bool           // nothing may be run
 	direct        bool           // the client asked for a frontend, and nothing else
 	root          *question      // what the client asked
 	imports       *importing
@@ -98,13 +99,13 @@ func (d *Daemon) newBuild(r *request) *build {
 		load:      worker.LoadOptions{Scope: r.session},
 		answers:   map[answerID]*provenance.Request{},
 		cacheDirs: r.cacheDirs,
-		started:   time.Now(), direct: r.frontend != "", compatibility: int(r.compatibility),
+		started:   time.Now(), planning: r.plan, direct: r.frontend != "", compatibility: int(r.compatibility),
 	}
 	b.life, b.end = context.WithCancel(context.Background())
 	if r.session != "" {
 		b.sessions = []string{r.session}
 	}
-	b.job = d.solver.NewJob(r.id, solver.JobOptions{Stream: b.stream, Value: b, Cache: b.imports})
+	b.job = d.solver.NewJob(r.id, solver.JobOptions{Stream: b.stream, Value: b, Cache: b.imports, NoRuns: r.plan})
 	b.root = b.ask("", r.attrs, r.inputs)
 	return b
 }

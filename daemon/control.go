@@ -193,6 +193,7 @@ type request struct {
 	// chosenLate says that the client wants to name exporters when the result is known.
 	chosenLate bool
 	internal   bool // for the client's own purposes
+	plan       bool // nothing is to be made: what would be?
 	// cacheDirs are directories that the client lends, by the id of the cache mount.
 	cacheDirs map[string]worker.CacheDir
 }
@@ -205,6 +206,8 @@ func newRequest(req *controlapi.SolveRequest) (*request, error) {
 		policy: req.GetSourcePolicy(), policySession: req.GetSourcePolicySession(), compatibility: req.GetCompatibilityVersion(), internal: req.GetInternal(),
 		chosenLate: req.GetEnableSessionExporter(),
 	}
+	r.plan = isPlan(r.attrs)
+	r.internal = r.internal || r.plan
 	if r.id == "" {
 		return nil, status.Error(codes.InvalidArgument, "the build has no ref: set Ref to a unique id")
 	}

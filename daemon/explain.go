@@ -38,7 +38,7 @@ func (b *build) rememberTrace(r *request) {
 	if b.entry == nil {
 		return
 	}
-	t := b.takeTrace(r)
+	t := b.takeTrace(r, b.job.Fate)
 	b.entry.Before(func(e *history.Entry) {
 		doc, err := t.finish()
 		if err != nil {
@@ -66,8 +66,9 @@ type clientDir struct {
 	ignores []explain.Text
 }
 
-// takeTrace takes down what became of the build's steps. The job must not be closed.
-func (b *build) takeTrace(r *request) *taken {
+// takeTrace takes down what became of the build's steps, as fate says. The job must not be
+// closed.
+func (b *build) takeTrace(r *request, fate func(*solver.Vertex) (solver.Fate, bool)) *taken {
 	b.mu.Lock()
 	refs, owner := slices.Clone(b.solved), b.owner
 	b.mu.Unlock()
@@ -111,7 +112,7 @@ func (b *build) takeTrace(r *request) *taken {
 			if _, ok := t.outcomes[v.Show.Digest]; ok {
 				continue
 			}
-			if f, ok := b.job.Fate(v); ok {
+			if f, ok := fate(v); ok {
 				t.outcomes[v.Show.Digest] = t.outcome(b, v, f)
 			}
 		}
@@ -127,6 +128,8 @@ func (t *taken) outcome(b *build, v *solver.Vertex, f solver.Fate) explain.Outco
 		o.State = explain.Ran
 	case f.Found:
 		o.State = explain.Hit
+	case f.Unknown:
+		o.State = explain.Unknown
 	case f.Covered:
 		o.State = explain.Covered
 	}

@@ -69,6 +69,9 @@ func (d *Daemon) Build(ctx context.Context, r *request) (resp map[string]string,
 	if err != nil {
 		return nil, canceled(ctx, err)
 	}
+	if r.plan {
+		return b.plan(ctx, r, res)
+	}
 	b.verifyPlatforms(ctx, r.attrs, res)
 	if r.chosenLate {
 		b.notice("exporting", "not implemented: exporters that the client names when the result is known; those it named before are used")
@@ -155,6 +158,9 @@ func (b *build) SolveFrontend(ctx context.Context, name string, req *frontend.Re
 	if !ok {
 		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("frontend %q is not known here, or is off: there are %s", name,
 			strings.Join(slices.Sorted(maps.Keys(b.d.frontends)), ", ")))
+	}
+	if err := b.mayAsk(name, req.Opts); err != nil {
+		return nil, err
 	}
 	if len(b.sessions) > 0 {
 		req.Session = b.sessions[0]

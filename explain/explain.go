@@ -1,7 +1,6 @@
 package explain
 
 import (
-	"strings"
 	"time"
 )
 
@@ -75,7 +74,7 @@ const (
 // Explain says what became of the steps of t, compared with earlier builds, the newest
 // first.
 func Explain(t *Trace, earlier []*Trace) *Report {
-	e := &explainer{now: t, old: nearest(t, earlier), earlier: earlier}
+	e := &explainer{now: t, old: nearest(t, earlier), earlier: earlier, others: map[int][]Cause{}}
 	r := &Report{Build: t.Build}
 	e.reports = make([]*StepReport, len(t.Steps))
 	if e.old != nil {
@@ -99,6 +98,9 @@ type explainer struct {
 	earlier  []*Trace
 	pairs    []int
 	reports  []*StepReport // of the steps so far
+	// others are why steps that were found are not what they were in the old build: the
+	// cache had the result of another.
+	others map[int][]Cause
 }
 
 func (e *explainer) step(i int) *StepReport {
@@ -108,6 +110,10 @@ func (e *explainer) step(i int) *StepReport {
 		sr.File, sr.Line = e.now.Files[s.Place.File].Name, s.Place.Start
 	}
 	if s.State != Ran && s.State != Unknown {
+		if e.another(i) {
+			own, follows := e.causes(i)
+			e.others[i] = append(own, follows...)
+		}
 		return sr
 	}
 	var follows []Cause
@@ -122,6 +128,15 @@ func (e *explainer) step(i int) *StepReport {
 	return sr
 }
 
+// another reports whether step i was found, but is not what it was in the old build.
+func (e *explainer) another(i int) bool {
+	if e.pairs == nil {
+		return false
+	}
+	s, j := &e.now.Steps[i], e.pairs[i]
+	return s.State != Idle && s.own() && s.Key != "" && (j < 0 || e.old.Steps[j].Key != s.Key)
+}
+
 // causes are a step's own ones, and those that it has from steps before it.
 func (e *explainer) causes(i int) (own, follows []Cause) {
 	s := &e.now.Steps[i]
@@ -131,7 +146,7 @@ func (e *explainer) causes(i int) (own, follows []Cause) {
 	if s.Stamped {
 		return nil, e.after(i, nil)
 	}
-	if had := e.had(s); had != nil {
+	if had := e.had(s); had != nil && (s.State == Ran || s.State == Unknown) {
 		return []Cause{e.evicted(s, had)}, nil
 	}
 	if e.old == nil {
@@ -167,11 +182,24 @@ func (e *explainer) after(i int, o *Step) (out []Cause) {
 		}
 		for _, from := range e.visible(in.Step) {
 			f := &e.now.Steps[from]
-			if seen[from] || !f.own() || f.State != Ran && f.State != Unknown || f.State == Ran && e.evictedOnly(from) && o != nil {
+			if seen[from] || !f.own() {
 				continue
 			}
 			seen[from] = true
-			out = append(out, Cause{Kind: Follows, Subject: f.Name, Text: "it follows from " + f.Name})
+			c := Cause{Kind: Follows, Subject: f.Name, Text: "it follows from " + f.Name}
+			switch f.State {
+			case Ran, Unknown:
+				if e.evictedOnly(from) && o != nil {
+					continue
+				}
+			default:
+				why := e.others[from]
+				if len(why) == 0 {
+					continue
+				}
+				c.Text += ", which was cached, but differs: " + why[0].Text
+			}
+			out = append(out, c)
 		}
 	}
 	if o != nil && len(out) == 0 {
@@ -242,5 +270,24 @@ func (e *explainer) removed(s, o *Step) (out []Cause) {
 	return out
 }
 
-// internalName is the name without what tells that a step is internal.
-func internalName(name string) string { return strings.TrimPrefix(name, "[internal] ") }
+// Edges are the pairs of steps of r, by their indexes, of which the second is made from the
+// first.
+func Edges(t *Trace, r *Report) (out [][2]int) {
+	index := map[int]int{}
+	for n, s := range r.Steps {
+		index[s.Step] = n
+	}
+	e := &explainer{now: t}
+	for n, s := range r.Steps {
+		seen := map[int]bool{}
+		for _, in := range t.Steps[s.Step].Inputs {
+			for _, from := range e.visible(in.Step) {
+				if m, ok := index[from]; ok && !seen[m] {
+					seen[m] = true
+					out = append(out, [2]int{m, n})
+				}
+			}
+		}
+	}
+	return out
+}

@@ -5,6 +5,7 @@ type Fate struct {
 	Found   bool // an answer was found
 	Made    bool // the op ran, whether it succeeded or not
 	Covered bool // it was not needed: something made from it was found
+	Unknown bool // of a Plan: it depends on what would be made
 	// NoCache says that the vertex was not to be looked up, Stamped that it or what it is
 	// made from was not.
 	NoCache, Stamped bool

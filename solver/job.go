@@ -18,6 +18,9 @@ type JobOptions struct {
 	// Cache is what the build brings along, asked after the solver's own. What it holds may
 	// grow while the job runs.
 	Cache Cache
+	// NoRuns keeps the job from running anything but sources: what is not remembered is
+	// ErrWouldRun.
+	NoRuns bool
 	// MaxVertices bounds how many vertices the job may load; 0 means no bound.
 	MaxVertices int
 }
@@ -69,6 +72,9 @@ func (s *Solver) NewJob(id string, opt JobOptions) *Job {
 	defer s.mu.Unlock()
 	s.jobs++
 	s.open++
+	if opt.NoRuns {
+		s.planning++
+	}
 	return &Job{
 		s: s, id: id, opt: opt, seq: s.jobs, stamp: jobStamp(id, s.jobs), created: time.Now(),
 		loaded:  make(map[*Vertex]*cell),
@@ -235,6 +241,9 @@ func (j *Job) Close() {
 	j.last = j.stats()
 	j.closed = true
 	s.open--
+	if j.opt.NoRuns {
+		s.planning--
+	}
 	for root := range j.roots {
 		if root.ended {
 			continue

@@ -56,6 +56,9 @@ func (c *cell) solve(a *attempt, output int) (any, error) {
 
 	for {
 		if m.run == nil {
+			if c.barred(a) {
+				return nil, c.blame(ErrWouldRun)
+			}
 			if m.run = c.joinRun(a, m, spec, output); m.run == nil {
 				return nil, errWait
 			}

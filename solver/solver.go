@@ -30,15 +30,16 @@ type Solver struct {
 
 	// mu guards everything that jobs, cells, flights and attempts say is under it. It
 	// is held for map operations only, never while calling an Op, a Cache or a Ref.
-	mu      sync.Mutex
-	jobs    int // ever made
-	open    int // of them, not closed
-	cells   map[Def]*cell
-	runs    map[runKey]*run
-	sums    map[sumKey]*summing
-	trash   []Releaser // to be released by unlock
-	workers int        // goroutines
-	idle    chan struct{}
+	mu       sync.Mutex
+	jobs     int // ever made
+	open     int // of them, not closed
+	planning int // of them, those with NoRuns
+	cells    map[Def]*cell
+	runs     map[runKey]*run
+	sums     map[sumKey]*summing
+	trash    []Releaser // to be released by unlock
+	workers  int        // goroutines
+	idle     chan struct{}
 }
 
 // New returns a Solver.

@@ -36,7 +36,8 @@ func (p *pinned) Release() {
 
 // sourceOp pins a name, then fetches what was pinned.
 type sourceOp struct {
-	pin func(context.Context, solver.Demand) (*pinned, error)
+	pin    func(context.Context, solver.Demand) (*pinned, error)
+	layers bool // of an image
 }
 
 func (o *sourceOp) Spec(ctx context.Context, d solver.Demand) (solver.Spec, error) {
@@ -98,7 +99,7 @@ func (w *Worker) imageOp(name string, attrs map[string]string, p *pb.Platform) (
 	if err != nil {
 		return nil, err
 	}
-	return &sourceOp{pin: func(ctx context.Context, d solver.Demand) (*pinned, error) {
+	return &sourceOp{layers: true, pin: func(ctx context.Context, d solver.Demand) (*pinned, error) {
 		r, err := w.findImage(ctx, asker(d), name, platform(p), attrs[pb.AttrImageResolveMode])
 		if err == nil {
 			err = checkImage(r, name, attrs)
@@ -116,7 +117,7 @@ func (w *Worker) layoutOp(name string, attrs map[string]string, p *pb.Platform) 
 		return nil, err
 	}
 	lay := layoutOf(name, attrs)
-	return &sourceOp{pin: func(ctx context.Context, d solver.Demand) (*pinned, error) {
+	return &sourceOp{layers: true, pin: func(ctx context.Context, d solver.Demand) (*pinned, error) {
 		r, err := w.Images.ResolveLayout(ctx, group{d}, lay, name, platform(p))
 		if err == nil {
 			err = checkImage(r, name, attrs)

@@ -41,6 +41,12 @@ func Used(j *solver.Job, e solver.Edge) map[digest.Digest]provenance.Used {
 	return out
 }
 
+// Pulls reports whether reading the files of a source means to fetch layers of an image.
+func Pulls(op solver.Op) bool {
+	o, ok := op.(*sourceOp)
+	return !ok || o.layers
+}
+
 // Directory returns the directory of the client that a job has v for, and what it is
 // called; or nil. It is good for as long as the job is open.
 func Directory(j *solver.Job, v *solver.Vertex) (tree *local.Tree, name string) {

@@ -60,7 +60,7 @@ func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg str
 	if err := a.adapt(ctx, d, req); err != nil {
 		return err
 	}
-	if req.RemainsCached {
+	if req.RemainsCached && a.planned == nil {
 		a.warn("no output was asked for with -t, -o, --push or --load: the result stays in the build cache")
 	}
 	opt, err := solveOpt(d, req, lent, outputs)
@@ -92,6 +92,9 @@ func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg str
 	r.ref, r.progress = opt.Ref, p
 	if req.Call.Method != "" {
 		return a.call(ctx, d, req.Call, dockerfilePath(req), opt, p)
+	}
+	if a.planned != nil {
+		return a.plan(ctx, d, opt, p)
 	}
 	made := a.startFacts(ctx, req, lent, files, func(ctx context.Context) (*facts, digest.Digest, error) {
 		return remoteFacts(ctx, d, lent, opt)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/lockfile"
+	"github.com/dbuild/dbuild/explain"
 )
 
 // app is what the commands share.
@@ -28,6 +29,8 @@ type app struct {
 	debug bool
 	// sources decides what the sources of builds are; nil leaves it to them.
 	sources *lockfile.Session
+	// planned prints what a build would do; nil: it is done.
+	planned func(io.Writer, *explain.Trace, *explain.Report) error
 }
 
 func main() {

@@ -50,7 +50,7 @@ func (a *app) rootCommand() *cobra.Command {
 		completeBuild(c)
 	}
 	root.AddCommand(build, a.daemonCommand(), a.duCommand(), a.pruneCommand(), a.historyCommand(), a.explainCommand(), a.pushCommand(), a.imagetoolsCommand(), a.contextCommand(), a.hashCommand(), a.lockCommand(), a.debugCommand(), a.dialStdioCommand(), a.frontendCommand(), a.installPluginCommand(), a.versionCommand())
-	root.AddCommand(a.verifyCommand())
+	root.AddCommand(a.verifyCommand(), a.planCommand())
 	return root
 }
 
