@@ -144,4 +144,3 @@ func (l *dockerLoad) kill() {
 		<-done
 	}
 }
-
