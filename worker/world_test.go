@@ -171,6 +171,9 @@ type client struct {
 	blobs    *snapshot.Compression
 }
 
+var _ worker.Client = client{}
+
+func (c client) Eager() bool         { return false }
 func (c client) Pins() *worker.Pins { return &worker.Pins{} }
 func (c client) Sessions() []string { return c.sessions }
 func (c client) Blobs() (snapshot.Compression, bool) {
