@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
+	"github.com/dbuild/dbuild/explain"
 	"github.com/dbuild/dbuild/llb"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
@@ -93,7 +94,7 @@ func TestHistoryOfABuild(t *testing.T) {
 	if n := bytes.Count(s.read(r.Trace), []byte("0af7651916cd43dd8448eb211c80319c")); n == 0 {
 		t.Error("the spans are not part of the client's trace")
 	}
-	if a := r.Result.Attestations; len(a) != 1 || a[0].Annotations["in-toto.io/predicate-type"] != "https://slsa.dev/provenance/v1" || !bytes.Contains(s.read(a[0]), []byte("buildDefinition")) {
+	if a := r.Result.Attestations; len(a) != 2 || a[1].MediaType != explain.MediaType || a[0].Annotations["in-toto.io/predicate-type"] != "https://slsa.dev/provenance/v1" || !bytes.Contains(s.read(a[0]), []byte("buildDefinition")) {
 		t.Errorf("got %v", a)
 	}
 	// The status is replayed from the history once the daemon has forgotten the rest.

@@ -173,7 +173,7 @@ type client struct {
 
 var _ worker.Client = client{}
 
-func (c client) Eager() bool         { return false }
+func (c client) Eager() bool        { return false }
 func (c client) Pins() *worker.Pins { return &worker.Pins{} }
 func (c client) Sessions() []string { return c.sessions }
 func (c client) Blobs() (snapshot.Compression, bool) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/solver"
+	digest "github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -18,7 +19,7 @@ import (
 type Store interface {
 	ViewDB(func(*bolt.Tx) error) error
 	Later(func(*bolt.Tx) error)
-	Load(ctx context.Context, layers []string) (*snapshot.Ref, error)
+	LoadAs(ctx context.Context, layers []string, preferred []digest.Digest) (*snapshot.Ref, error)
 }
 
 var _ Store = (*snapshot.Store)(nil)
@@ -57,6 +58,9 @@ var (
 type answer struct {
 	Layers  []string  `json:"layers"` // empty for an empty filesystem
 	Created time.Time `json:"created"`
+	// Preferred are the blobs of layers that came from an image, by the layer: without
+	// them, what is found would be exported in another form than what was made.
+	Preferred []digest.Digest `json:"preferred,omitempty"`
 }
 
 // New returns the Cache kept in store. wrap makes the worker's kind of Ref of layers,
@@ -116,7 +120,7 @@ func (c *Cache) load(ctx context.Context, row answer) (solver.Ref, error) {
 	if len(row.Layers) == 0 {
 		return c.wrap(nil), nil
 	}
-	s, err := c.store.Load(ctx, row.Layers)
+	s, err := c.store.LoadAs(ctx, row.Layers, row.Preferred)
 	if err != nil {
 		return nil, err
 	}
@@ -125,21 +129,21 @@ func (c *Cache) load(ctx context.Context, row answer) (solver.Ref, error) {
 
 // Put implements solver.Cache.
 func (c *Cache) Put(id solver.ID, ref solver.Ref) {
-	layers, ok := layersOf(ref)
+	layers, preferred, ok := layersOf(ref)
 	if !ok {
 		c.see(id)
 		return
 	}
-	if row, used, ok := c.answer(id); ok && slices.Equal(row.Layers, layers) && time.Since(used) <= touchAfter {
+	if row, used, ok := c.answer(id); ok && slices.Equal(row.Layers, layers) && slices.Equal(row.Preferred, preferred) && time.Since(used) <= touchAfter {
 		return
 	}
-	c.write(id, answer{Layers: layers, Created: time.Now()})
+	c.write(id, answer{Layers: layers, Created: time.Now(), Preferred: preferred})
 	c.remember(id)
 }
 
 // Drop implements solver.Cache.
 func (c *Cache) Drop(id solver.ID, ref solver.Ref) {
-	layers, ok := layersOf(ref)
+	layers, _, ok := layersOf(ref)
 	if !ok {
 		return
 	}
@@ -211,16 +215,16 @@ func sumKey(id solver.ID, part solver.Part) []byte {
 	return append(id[:], part[:]...)
 }
 
-// layersOf returns the layers of ref, if it consists of layers.
-func layersOf(ref solver.Ref) (layers []string, ok bool) {
+// layersOf returns the layers of ref and their preferred blobs, if it consists of layers.
+func layersOf(ref solver.Ref) (layers []string, preferred []digest.Digest, ok bool) {
 	l, ok := ref.(Layered)
 	if !ok {
-		return nil, false
+		return nil, nil, false
 	}
 	if s := l.Snapshot(); s != nil {
-		return s.LayerIDs(), true
+		return s.LayerIDs(), s.Preferred(), true
 	}
-	return []string{}, true
+	return []string{}, nil, true
 }
 
 // answer reads the row of id.

@@ -74,11 +74,11 @@ func (s *slowStore) Later(fn func(*bolt.Tx) error) {
 	s.Store.Later(fn)
 }
 
-func (s *slowStore) Load(ctx context.Context, layers []string) (*snapshot.Ref, error) {
+func (s *slowStore) LoadAs(ctx context.Context, layers []string, preferred []digest.Digest) (*snapshot.Ref, error) {
 	if s.lost {
 		return nil, errors.New("gone")
 	}
-	return s.Store.Load(ctx, layers)
+	return s.Store.LoadAs(ctx, layers, preferred)
 }
 
 type fixture struct {

@@ -70,14 +70,30 @@ func (r *Ref) LayerIDs() []string {
 	return ids
 }
 
+// Preferred returns, for each layer, the blob that the image it came from names, "" if it
+// came from none; nil if none did. Store.LoadAs accepts them.
+func (r *Ref) Preferred() []digest.Digest {
+	if !slices.ContainsFunc(r.prefer, func(d digest.Digest) bool { return d != "" }) {
+		return nil
+	}
+	return slices.Clone(r.prefer)
+}
+
 // Load returns the Ref with the given layer IDs, or an errdefs.ErrNotFound.
 func (s *Store) Load(ctx context.Context, layers []string) (*Ref, error) {
+	return s.LoadAs(ctx, layers, nil)
+}
+
+// LoadAs is Load with what Preferred said of the Ref.
+func (s *Store) LoadAs(ctx context.Context, layers []string, preferred []digest.Digest) (*Ref, error) {
 	list, err := s.acquire(layers)
 	if err != nil {
 		return nil, err
 	}
 	s.touch(list)
-	return newRef(s, list, make([]digest.Digest, len(list)), heads(list)), nil
+	prefer := make([]digest.Digest, len(list))
+	copy(prefer, preferred)
+	return newRef(s, list, prefer, heads(list)), nil
 }
 
 // LayersOf returns the Ref of layers known by these diff IDs, or errdefs.ErrNotFound.
