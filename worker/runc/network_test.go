@@ -34,7 +34,8 @@ func TestNetworkModes(t *testing.T) {
 				}
 			}
 			ns, devices := netOf(t, e, rootfs, pb.NetMode_NONE, script)
-			if seen[ns] || len(devices) != 2 || devices[0] != "lo:" || devices[1] != "1" {
+			// The kernel may use the number of a namespace that has gone again.
+			if ns == host || len(devices) != 2 || devices[0] != "lo:" || devices[1] != "1" {
 				t.Errorf("none: %s with %q", ns, devices)
 			}
 			if ns, _ := netOf(t, e, rootfs, pb.NetMode_HOST, script); ns != host {
