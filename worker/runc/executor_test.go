@@ -65,7 +65,7 @@ func TestProcess(t *testing.T) {
 		{"tmpfs size", runc.Process{Mounts: []runc.Mount{{Type: "tmpfs", Target: "/t", Size: 1 << 20}}}, "df -k /t | awk 'NR==2{print $2}'", "1024"},
 		{"relative target", runc.Process{Cwd: "/w", Mounts: []runc.Mount{{Type: "tmpfs", Target: "rel"}}}, "grep -c ' /w/rel ' /proc/mounts", "1"},
 		{"masked paths", runc.Process{}, "cat /proc/timer_list /proc/kcore 2>/dev/null | head -c 10; ls /sys/firmware; echo 1 > /proc/sys/kernel/panic || true", "/bin/sh: can't create /proc/sys/kernel/panic: Read-only file system"},
-		{"devices", runc.Process{}, "mknod /d b 254 0 && cat /d >/dev/null || echo refused", "cat: can't open '/d': Operation not permitted\nrefused"},
+		{"devices", runc.Process{}, "mknod /d b 254 0 && cat /d 2>&1 >/dev/null || echo refused", "cat: can't open '/d': Operation not permitted\nrefused"},
 		{"process namespace", runc.Process{}, "echo $$", "1"},
 	}
 	runtimes(t, func(t *testing.T, e *runc.Executor) {
