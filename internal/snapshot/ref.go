@@ -261,7 +261,7 @@ func (r *Ref) files(ctx context.Context, a Access) ([]string, error) {
 			return nil, err
 		}
 	}
-	return dirs, nil
+	return dirs, r.setApart(ctx, dirs)
 }
 
 // view looks into the lowest n layers.

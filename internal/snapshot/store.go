@@ -93,6 +93,9 @@ type Store struct {
 	pruneMu     sync.Mutex
 	workSeq     atomic.Uint64
 
+	apartMu sync.Mutex      // guards apart, and is held while layers are set apart
+	apart   map[string]bool // stacks of directories that have no file in common
+
 	mu     sync.Mutex // guards the maps, layer.uses and layer.gone
 	layers map[string]*layer
 	byDiff map[digest.Digest]string // of layers whose row is not committed yet
