@@ -45,9 +45,10 @@ soak: build demo-deps
 	DBUILD_BIN=$(BIN)/dbuild $(GO) test -tags $(TAGS) -count 1 -v -run '^TestSoak$$' ./internal/e2e -soak $(BUILDS)
 
 # bench runs the same builds with dbuild and with a stock buildkitd in turn and prints
-# the ratios. RUNS and ONLY narrow it: make bench ONLY=a10,b20 RUNS=3
+# the ratios. RUNS and ONLY narrow it: make bench ONLY=a10,b20 RUNS=3. IMAGE and LAYER are
+# sizes in MB: make bench ONLY=gsame,gother IMAGE=500; make bench ONLY=e1g LAYER=1024
 bench: build tools demo-deps
-	$(GO) run ./internal/bench -dbuild $(BIN)/dbuild -tools $(TOOLS) $(if $(RUNS),-runs $(RUNS)) $(if $(ONLY),-only $(ONLY))
+	$(GO) run ./internal/bench -dbuild $(BIN)/dbuild -tools $(TOOLS) $(if $(RUNS),-runs $(RUNS)) $(if $(ONLY),-only $(ONLY)) $(if $(IMAGE),-image $(IMAGE)) $(if $(LAYER),-layer $(LAYER))
 
 # conformance runs BuildKit's own integration tests against dbuild's daemon, or with
 # DAEMON=stock against buildkitd. ONLY is a regular expression of the tests to run, PARALLEL

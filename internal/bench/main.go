@@ -19,21 +19,24 @@ func main() {
 	runs := flag.Int("runs", 5, "counted runs of each side")
 	only := flag.String("only", "", "scenarios to run, separated by commas; all if empty")
 	dir := flag.String("dir", "", "where states and contexts live; a new directory under /var/tmp if empty")
+	image := flag.Int64("image", 160, "size of the image of gsame, gother and hgzip as it is pushed, in MB")
+	layer := flag.Int64("layer", 256, "size of the layer of e1g, in MB")
 	flag.Parse()
-	if err := run(*dbuild, *tools, *runs, *only, *dir); err != nil {
+	b := &bench{dir: *dir, tools: *tools, runs: *runs, image: *image, layer: *layer}
+	if err := b.run(*dbuild, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(dbuild, tools string, runs int, only, dir string) (err error) {
-	if dir == "" {
-		if dir, err = os.MkdirTemp("/var/tmp", "dbuild-bench"); err != nil {
+func (b *bench) run(dbuild, only string) (err error) {
+	if b.dir == "" {
+		if b.dir, err = os.MkdirTemp("/var/tmp", "dbuild-bench"); err != nil {
 			return err
 		}
-		defer os.RemoveAll(dir)
+		defer os.RemoveAll(b.dir)
 	}
-	b := &bench{dir: dir, tools: tools, runs: runs}
+	dir, tools := b.dir, b.tools
 	if b.registry, err = startRegistry(filepath.Join(dir, "registry")); err != nil {
 		return err
 	}
@@ -62,7 +65,7 @@ func run(dbuild, tools string, runs int, only, dir string) (err error) {
 	fmt.Printf("%-13s %22s %22s %14s\n", "", "dbuild wall/cpu s", "buildkitd wall/cpu s", "ratio wall/cpu")
 	var failed []string
 	for _, s := range scenarios {
-		if only != "" && !slices.Contains(strings.Split(only, ","), s.name) {
+		if !s.among(only) {
 			continue
 		}
 		if err := b.scenario(s); err != nil {
@@ -80,6 +83,8 @@ type bench struct {
 	dir      string
 	tools    string
 	runs     int
+	image    int64 // MB
+	layer    int64 // MB
 	registry *registryServer
 	other    *registryServer
 	peers    []*peer
@@ -107,35 +112,72 @@ func (b *bench) scenario(s scenario) error {
 		}
 	}
 	samples := make([][]sample, len(b.peers))
+	notes := make([]string, len(b.peers))
+	var limits []sample
 	for i := -s.warm; i < b.runs; i++ {
 		for k, p := range b.peers {
-			if s.before != nil {
-				if err := s.before(b, p, dir); err != nil {
-					return fmt.Errorf("%s: %w", p.name, err)
-				}
-			}
-			cpu := p.cpu()
-			start := time.Now()
-			err := s.run(b, p, dir)
-			wall := time.Since(start)
+			one, note, err := b.once(s, p, dir)
 			if err != nil {
 				return fmt.Errorf("%s: %w", p.name, err)
 			}
+			notes[k] = note
 			if i >= 0 {
-				samples[k] = append(samples[k], sample{wall, p.cpu() - cpu})
+				samples[k] = append(samples[k], one)
 			}
 		}
+		if s.limit != nil && i >= 0 {
+			wall, err := s.limit(b)
+			if err != nil {
+				return fmt.Errorf("limit: %w", err)
+			}
+			limits = append(limits, sample{wall: wall})
+		}
 	}
+	b.print(s.name, samples)
+	if len(limits) > 0 {
+		fmt.Printf("%13s limit: %.3f s\n", "", median(limits).wall.Seconds())
+	}
+	for k, note := range notes {
+		if note != "" {
+			fmt.Printf("%13s %s: %s\n", "", b.peers[k].name, note)
+		}
+	}
+	return nil
+}
+
+// once runs a scenario with one side, and returns what was seen from outside.
+func (b *bench) once(s scenario, p *peer, dir string) (_ sample, note string, err error) {
+	if s.before != nil {
+		if err := s.before(b, p, dir); err != nil {
+			return sample{}, "", err
+		}
+	}
+	seen := func() (string, error) { return "", nil }
+	if s.watch != nil {
+		if seen, err = s.watch(b, p); err != nil {
+			return sample{}, "", err
+		}
+	}
+	cpu := p.cpu()
+	start := time.Now()
+	err = s.run(b, p, dir)
+	one := sample{time.Since(start), p.cpu() - cpu}
+	if err == nil {
+		note, err = seen()
+	}
+	return one, note, err
+}
+
+func (b *bench) print(name string, samples [][]sample) {
 	ours := median(samples[0])
 	if len(samples) == 1 {
-		fmt.Printf("%-13s %10.3f / %9.3f\n", s.name, ours.wall.Seconds(), ours.cpu.Seconds())
-		return nil
+		fmt.Printf("%-13s %10.3f / %9.3f\n", name, ours.wall.Seconds(), ours.cpu.Seconds())
+		return
 	}
 	theirs := median(samples[1])
-	fmt.Printf("%-13s %10.3f / %9.3f %10.3f / %9.3f %6.2f / %5.2f\n", s.name,
+	fmt.Printf("%-13s %10.3f / %9.3f %10.3f / %9.3f %6.2f / %5.2f\n", name,
 		ours.wall.Seconds(), ours.cpu.Seconds(), theirs.wall.Seconds(), theirs.cpu.Seconds(),
 		theirs.wall.Seconds()/ours.wall.Seconds(), theirs.cpu.Seconds()/max(ours.cpu.Seconds(), 1e-3))
-	return nil
 }
 
 func median(s []sample) sample {

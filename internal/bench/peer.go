@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -22,6 +23,7 @@ type peer struct {
 	client string        // program
 	spent  time.Duration // CPU of clients so far
 	ours   bool
+	pushed string // repository of the last image
 }
 
 func startDbuild(bin, dir string) (*peer, error) {
@@ -146,10 +148,29 @@ func (p *peer) prune() error {
 	return p.exec(nil, "prune", "--all")
 }
 
+// stateSize is what the daemon's state takes on the disk, in bytes.
+func (p *peer) stateSize() (int64, error) {
+	total := int64(0)
+	err := filepath.WalkDir(p.root, func(_ string, e os.DirEntry, err error) error {
+		if err == nil {
+			var fi os.FileInfo
+			if fi, err = e.Info(); err == nil {
+				total += fi.Sys().(*syscall.Stat_t).Blocks * 512
+			}
+		}
+		if os.IsNotExist(err) {
+			return nil // the daemon is cleaning up
+		}
+		return err
+	})
+	return total, err
+}
+
 // registryServer is a docker-registry of our own.
 type registryServer struct {
-	addr string
-	cmd  *exec.Cmd
+	addr   string
+	cmd    *exec.Cmd
+	access string // file with a line for each request
 }
 
 func startRegistry(dir string) (*registryServer, error) {
@@ -163,11 +184,19 @@ func startRegistry(dir string) (*registryServer, error) {
 	r := &registryServer{addr: "localhost:" + strconv.Itoa(l.Addr().(*net.TCPAddr).Port)}
 	l.Close()
 	conf := filepath.Join(dir, "config.yml")
+	// Without "accesslog: {disabled: true}" it prints a line for each request.
 	yml := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %s}\n", filepath.Join(dir, "data"), r.addr)
 	if err := os.WriteFile(conf, []byte(yml), 0o644); err != nil {
 		return nil, err
 	}
+	r.access = filepath.Join(dir, "access")
+	log, err := os.Create(r.access)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
 	r.cmd = exec.Command("docker-registry", "serve", conf)
+	r.cmd.Stdout = log
 	if err := r.cmd.Start(); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -17,6 +18,24 @@ type scenario struct {
 	before func(b *bench, p *peer, dir string) error // before each run, not counted
 	run    func(b *bench, p *peer, dir string) error
 	warm   int // runs that are not counted
+	// watch begins to look at a run from outside; what it returns says what was seen.
+	watch func(b *bench, p *peer) (note func() (string, error), err error)
+	// limit does the same in the cheapest way that there is, once a run, and says how long it took.
+	limit func(b *bench) (time.Duration, error)
+}
+
+// among reports whether the scenario is one of a list of names, empty for all. "e1g" names
+// "e1g-gzip", too.
+func (s scenario) among(only string) bool {
+	if only == "" {
+		return true
+	}
+	for name := range strings.SplitSeq(only, ",") {
+		if s.name == name || strings.HasPrefix(s.name, name+"-") {
+			return true
+		}
+	}
+	return false
 }
 
 // scenarios, cheap ones first.
@@ -35,16 +54,19 @@ var scenarios = []scenario{
 	{name: "d500", setup: blob(500, "COPY big /big"), before: fresh, run: plain},
 	{name: "esleep", setup: stages(8, "sleep 1; echo"), run: seeded},
 	{name: "ecpu", setup: stages(8, "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo"), run: seeded},
+	{name: "e1g-gzip", setup: oneLayer, before: builtOnly, watch: sameDigest(), run: pushBuilt("gzip")},
+	{name: "e1g-zstd", setup: oneLayer, before: builtOnly, watch: sameDigest(), run: pushBuilt("zstd")},
+	{name: "e1g-none", setup: oneLayer, before: builtOnly, watch: sameDigest(), run: pushBuilt("uncompressed")},
 	{name: "fgzip", setup: layers(3, 60), before: fresh, run: pushAs("gzip")},
 	{name: "fzstd", setup: layers(3, 60), before: fresh, run: pushAs("zstd")},
 	{name: "fnone", setup: layers(3, 60), before: fresh, run: pushAs("uncompressed")},
 	{name: "foci", setup: layers(3, 60), before: fresh, run: func(b *bench, p *peer, dir string) error {
 		return p.build(dir, "type=oci,dest="+filepath.Join(b.dir, "out.tar"), b.args()...)
 	}},
-	{name: "gsame", setup: relabel, before: fresh, run: func(b *bench, p *peer, dir string) error {
-		return p.build(filepath.Join(dir, "relabel"), "type=image,name="+b.registry.addr+"/relabeled-"+p.name+":"+b.unique()+",push=true,store=false", b.args()...)
+	{name: "gsame", setup: relabel, before: fresh, watch: transfers, run: func(b *bench, p *peer, dir string) error {
+		return p.build(filepath.Join(dir, "relabel"), "type=image,name="+b.registry.addr+"/relabeled-"+b.unique()+",push=true,store=false", b.args()...)
 	}},
-	{name: "gother", setup: relabel, before: fresh, run: func(b *bench, p *peer, dir string) error {
+	{name: "gother", setup: relabel, before: fresh, watch: transfers, limit: plainCopy, run: func(b *bench, p *peer, dir string) error {
 		return p.build(filepath.Join(dir, "relabel"), "type=image,name="+b.other.addr+"/other-"+b.unique()+",push=true,store=false", b.args()...)
 	}},
 	{name: "hgzip", setup: relabel, before: fresh, run: func(b *bench, p *peer, dir string) error {
@@ -222,27 +244,6 @@ func pushAs(compression string) func(*bench, *peer, string) error {
 	return func(b *bench, p *peer, dir string) error {
 		return p.build(dir, "type=image,name="+b.registry.addr+"/"+compression+"-"+b.unique()+",push=true,store=false,compression="+compression, b.args()...)
 	}
-}
-
-// relabel pushes an image of some size and writes two Dockerfiles: one adds a label to
-// it, the other runs something in it.
-func relabel(b *bench, dir string) error {
-	big := filepath.Join(dir, "big")
-	for _, d := range []string{big, filepath.Join(dir, "relabel"), filepath.Join(dir, "pull")} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return err
-		}
-	}
-	if err := layers(4, 40)(b, big); err != nil {
-		return err
-	}
-	if err := b.peers[0].build(big, "type=image,name="+b.registry.addr+"/big,push=true,store=false", b.args()...); err != nil {
-		return err
-	}
-	if err := write(filepath.Join(dir, "relabel"), "Dockerfile", "ARG REG\nFROM $REG/big\nLABEL a=b\n"); err != nil {
-		return err
-	}
-	return write(filepath.Join(dir, "pull"), "Dockerfile", "ARG REG\nFROM $REG/big\nARG SEED\nRUN echo $SEED\n")
 }
 
 // atOnce runs n clients at the same time, of the same build or of different ones.
