@@ -14,28 +14,41 @@ import (
 
 // cmdBuildkitd starts a stock buildkitd and sets BUILDKITD to its address.
 func cmdBuildkitd(ts *testscript.TestScript, _ bool, _ []string) {
-	s := get(ts)
-	dir := filepath.Join(s.dir, "buildkitd")
-	ts.Check(os.MkdirAll(dir, 0o700))
-	addr := "unix://" + filepath.Join(dir, "s")
-	log, err := os.Create(filepath.Join(dir, "log"))
+	addr, stop, err := startBuildkitd(ts.Getenv("TOOLS"), filepath.Join(get(ts).dir, "buildkitd"))
 	ts.Check(err)
-	p := exec.Command(ts.Getenv("TOOLS")+"/buildkitd", "--root", filepath.Join(dir, "state"), "--addr", addr, "--oci-worker-gc=false", "--containerd-worker=false")
+	ts.Defer(stop)
+	ts.Setenv("BUILDKITD", addr)
+}
+
+// startBuildkitd starts a stock buildkitd that keeps everything in dir.
+func startBuildkitd(tools, dir string) (addr string, stop func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", nil, err
+	}
+	addr = "unix://" + filepath.Join(dir, "s")
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		return "", nil, err
+	}
+	p := exec.Command(filepath.Join(tools, "buildkitd"), "--root", filepath.Join(dir, "state"), "--addr", addr, "--oci-worker-gc=false", "--containerd-worker=false")
 	p.Stdout, p.Stderr = log, log
-	ts.Check(p.Start())
-	ts.Defer(func() {
+	if err := p.Start(); err != nil {
+		return "", nil, err
+	}
+	stop = func() {
 		_ = p.Process.Signal(syscall.SIGTERM)
 		_ = p.Wait()
 		log.Close()
-	})
+	}
 	ok := eventually(30*time.Second, func() bool {
-		return exec.Command(ts.Getenv("TOOLS")+"/buildctl", "--addr", addr, "debug", "workers").Run() == nil
+		return exec.Command(filepath.Join(tools, "buildctl"), "--addr", addr, "debug", "workers").Run() == nil
 	})
 	if !ok {
+		stop()
 		b, _ := os.ReadFile(log.Name())
-		ts.Fatalf("buildkitd does not answer:\n%s", b)
+		return "", nil, fmt.Errorf("buildkitd does not answer:\n%s", b)
 	}
-	ts.Setenv("BUILDKITD", addr)
+	return addr, stop, nil
 }
 
 // cmdFrontendProgram puts the program of a frontend into a directory: up for BuildKit's, our
