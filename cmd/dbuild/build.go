@@ -31,7 +31,7 @@ func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg str
 		return err
 	}
 	dockerConfig := config.LoadDefaultConfigFile(a.stderr)
-	req, err := f.Request(contextArg, buildflags.Env{Lookup: a.lookup, Proxies: proxies(dockerConfig)})
+	req, err := f.Request(contextArg, a.requestEnv(ctx, dockerConfig))
 	if err != nil {
 		return unknownContext(err)
 	}

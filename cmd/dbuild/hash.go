@@ -49,7 +49,7 @@ func (a *app) hashCommand() *cobra.Command {
 // contexts that it would fetch.
 func (a *app) hash(ctx context.Context, f *buildflags.Flags, contextArg string) (*facts, error) {
 	dockerConfig := config.LoadDefaultConfigFile(a.stderr)
-	req, err := f.Request(contextArg, buildflags.Env{Lookup: a.lookup, Proxies: proxies(dockerConfig)})
+	req, err := f.Request(contextArg, a.requestEnv(ctx, dockerConfig))
 	if err != nil {
 		return nil, err
 	}

@@ -51,7 +51,7 @@ func (a *app) lock(ctx context.Context, f *buildflags.Flags, contextArg string, 
 		return err
 	}
 	dockerConfig := config.LoadDefaultConfigFile(a.stderr)
-	req, err := f.Request(contextArg, buildflags.Env{Lookup: a.lookup, Proxies: proxies(dockerConfig)})
+	req, err := f.Request(contextArg, a.requestEnv(ctx, dockerConfig))
 	if err != nil {
 		return unknownContext(err)
 	}

@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildflags"
@@ -17,8 +14,6 @@ import (
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/lockfile"
 	"github.com/spf13/cobra"
 )
-
-const sourceDateEpoch = "SOURCE_DATE_EPOCH"
 
 // verifyCommand returns "dbuild verify", which tells whether a build gives the same twice.
 func (a *app) verifyCommand() *cobra.Command {
@@ -61,8 +56,8 @@ type verification struct {
 func (a *app) verify(ctx context.Context, f *buildflags.Flags, contextArg, format string) error {
 	v := verification{}
 	v.Epoch, v.EpochFrom = a.epoch(ctx, f, contextArg)
-	if v.EpochFrom == "git" || v.EpochFrom == "default" {
-		f.BuildArg = append(f.BuildArg, sourceDateEpoch+"="+v.Epoch)
+	if v.EpochFrom == "git" || v.EpochFrom == "default" && !f.Reproducible {
+		f.BuildArg = append(f.BuildArg, buildflags.SourceDateEpoch+"="+v.Epoch)
 	}
 	dir, err := os.MkdirTemp("", "dbuild-verify-")
 	if err != nil {
@@ -110,7 +105,7 @@ func (a *app) printVerification(v verification, format string) error {
 	if err := v.Text(a.stdout); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(a.stdout, "%s=%s (%s)\n", sourceDateEpoch, v.Epoch, v.EpochFrom)
+	_, err := fmt.Fprintf(a.stdout, "%s=%s (%s)\n", buildflags.SourceDateEpoch, v.Epoch, v.EpochFrom)
 	return err
 }
 
@@ -124,12 +119,12 @@ func onlyBuild(f *buildflags.Flags) {
 // epoch is the time that files and images are to have: as given, or that of the newest commit
 // of the context, or the beginning of time.
 func (a *app) epoch(ctx context.Context, f *buildflags.Flags, contextArg string) (value, from string) {
-	value, ok := a.lookup(sourceDateEpoch)
+	value, ok := a.lookup(buildflags.SourceDateEpoch)
 	if ok && value != "" {
 		from = "environment"
 	}
 	for _, arg := range f.BuildArg {
-		if v, ok := strings.CutPrefix(arg, sourceDateEpoch+"="); ok {
+		if v, ok := strings.CutPrefix(arg, buildflags.SourceDateEpoch+"="); ok {
 			value, from = v, "flag"
 		}
 	}
@@ -137,9 +132,7 @@ func (a *app) epoch(ctx context.Context, f *buildflags.Flags, contextArg string)
 		return value, from
 	}
 	if isDir(contextArg) {
-		out, err := exec.CommandContext(ctx, "git", "-C", contextArg, "log", "-1", "--format=%ct").Output()
-		value = strings.TrimSpace(string(out))
-		if _, bad := strconv.ParseInt(value, 10, 64); errors.Join(err, bad) == nil {
+		if value, err := commitTime(ctx, contextArg); err == nil {
 			return value, "git"
 		}
 	}

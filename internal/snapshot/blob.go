@@ -152,9 +152,14 @@ func (l *layer) pick(c Compression, prefer digest.Digest) (blobRow, bool) {
 			continue
 		}
 		s := 1
-		if typeOf(b.MediaType) == c.Type && (!c.Force || c.Level == nil || equal(b.Level, c.Level)) {
+		typed := typeOf(b.MediaType) == c.Type
+		if typed && (!c.Force || c.Level == nil || equal(b.Level, c.Level)) {
 			s += 8
 		} else if c.Force {
+			continue
+		}
+		// Whoever names a time wants the same bytes, whatever was exported before.
+		if epoch != nil && b.Digest != prefer && (!typed || !equal(b.Level, c.Level)) {
 			continue
 		}
 		if b.Digest == prefer {

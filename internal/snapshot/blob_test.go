@@ -162,6 +162,29 @@ func TestEpochClampsOwnLayersOnly(t *testing.T) {
 	}
 }
 
+// Bytes that somebody wants to be the same depend on what is asked, not on what was before.
+func TestEpochForgetsEarlierForms(t *testing.T) {
+	epoch := time.Unix(1_000_000, 0)
+	nine := 9
+	want := ""
+	for i, before := range [][]Compression{nil, {{Type: zstdType}}, {{Type: gzipType, Level: &nine}, {}}} {
+		s := open(t, "")
+		r := s.layer(nil, func(root string) { write(t, root+"/f", strings.Repeat("some text", 10000)) })
+		for _, c := range before {
+			c.Epoch = &epoch
+			_, err := r.Blobs(t.Context(), Access{}, c)
+			must(t, err)
+		}
+		b, err := r.Blobs(t.Context(), Access{}, Compression{Epoch: &epoch})
+		must(t, err)
+		if i == 0 {
+			want = b[0].Digest.String()
+		} else if b[0].Digest.String() != want {
+			t.Errorf("after %d other exports: %s %s, want %s", len(before), b[0].MediaType, b[0].Digest, want)
+		}
+	}
+}
+
 func TestLevelsAndUnknownCompression(t *testing.T) {
 	s := open(t, "")
 	r := s.layer(nil, func(root string) { write(t, root+"/f", strings.Repeat("some text", 10000)) })

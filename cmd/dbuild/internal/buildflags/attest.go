@@ -93,10 +93,7 @@ func addAttest(v string, add func(kind string, params []string) error) error {
 // attach tells the outputs where attestations go. What goes to a registry stays the image
 // it is without them, unless the user wants it otherwise; a file has no place for more.
 func (f *Flags) attach(r *Request, where string) {
-	asked := false
-	for k := range r.Attrs {
-		asked = asked || strings.HasPrefix(k, "attest:")
-	}
+	asked := r.attested()
 	for i := range r.Exports {
 		e := &r.Exports[i]
 		if !asked || !e.image() || e.Attrs["attestation-attach"] != "" {
@@ -109,4 +106,14 @@ func (f *Flags) attach(r *Request, where string) {
 			e.Attrs["attestation-attach"] = "referrers"
 		}
 	}
+}
+
+// attested tells whether anything is to be said about the result.
+func (r *Request) attested() bool {
+	for k := range r.Attrs {
+		if strings.HasPrefix(k, "attest:") {
+			return true
+		}
+	}
+	return false
 }

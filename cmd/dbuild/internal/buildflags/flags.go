@@ -42,6 +42,7 @@ type Flags struct {
 	Pull          Pull
 	Push          bool
 	Quiet         bool
+	Reproducible  bool
 	Resource      []string
 	ResultFile    string
 	SBOM          string
@@ -103,6 +104,7 @@ func New(fs *pflag.FlagSet) *Flags {
 	fs.Lookup("pull").NoOptDefVal = "true"
 	fs.BoolVar(&f.Push, "push", false, `push the image ("-o type=registry")`)
 	fs.BoolVarP(&f.Quiet, "quiet", "q", false, "print nothing but the image id")
+	fs.BoolVar(&f.Reproducible, "reproducible", false, "give everything that is made the time of SOURCE_DATE_EPOCH, or else of the newest commit")
 	fs.StringArrayVar(&f.Resource, "resource", nil, `limit of RUN ("memory=1g", "cpu-shares=512")`)
 	fs.StringVar(&f.ResultFile, "result-file", "", "write what came of the build to a file, also if it fails, as JSON")
 	fs.StringVar(&f.SBOM, "sbom", "", `shorthand for "--attest=type=sbom"`)

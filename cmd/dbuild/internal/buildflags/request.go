@@ -17,6 +17,9 @@ import (
 type Env struct {
 	Lookup  func(string) (string, bool) // environment variables
 	Proxies map[string]*string          // build arguments from the docker configuration
+	// CommitTime is when the newest commit of the repository that dir is in was made, in
+	// seconds since 1970. Without it no directory is in one.
+	CommitTime func(dir string) (string, error)
 }
 
 func (e Env) get(name string) string {
@@ -83,7 +86,7 @@ func (f *Flags) request(context string, env Env) (*Request, error) {
 	}
 	for _, step := range []func(*Request, Env) error{
 		f.frontendOptions, f.buildArgs, f.platforms, f.network, f.limits,
-		f.annotations, f.attestations, f.caches, f.cacheMounts, f.lent, reproducible, f.facts,
+		f.annotations, f.attestations, f.caches, f.cacheMounts, f.lent, f.reproducible, f.facts,
 	} {
 		if err := step(r, env); err != nil {
 			return nil, err
@@ -167,8 +170,8 @@ func (f *Flags) buildArgs(r *Request, env Env) error {
 			r.Attrs["build-arg:"+k] = *v
 		}
 	}
-	if epoch := env.get("SOURCE_DATE_EPOCH"); epoch != "" {
-		r.Attrs["build-arg:SOURCE_DATE_EPOCH"] = epoch
+	if epoch := env.get(SourceDateEpoch); epoch != "" {
+		r.Attrs["build-arg:"+SourceDateEpoch] = epoch
 	}
 	for _, arg := range f.BuildArg {
 		name, value, ok := strings.Cut(arg, "=")
@@ -182,20 +185,6 @@ func (f *Flags) buildArgs(r *Request, env Env) error {
 			}
 		}
 		r.Attrs["build-arg:"+name] = value
-	}
-	return nil
-}
-
-// reproducible asks for layers that depend on the input alone, if there is an epoch. The
-// option is the exporters' and is left as it was given.
-func reproducible(r *Request, _ Env) error {
-	if r.Attrs["build-arg:SOURCE_DATE_EPOCH"] == "" {
-		return nil
-	}
-	for _, e := range r.Exports {
-		if _, given := e.Attrs["rewrite-timestamp"]; e.image() && !given && !isTrue(e.Attrs["unpack"]) {
-			e.Attrs["rewrite-timestamp"] = "true"
-		}
 	}
 	return nil
 }

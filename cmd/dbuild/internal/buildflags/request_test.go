@@ -16,14 +16,24 @@ import (
 // parse parses args as a command line and returns the request for its context.
 func parse(t *testing.T, env map[string]string, args ...string) (*Request, error) {
 	t.Helper()
+	f, rest := parsed(t, args...)
+	if len(rest) == 0 {
+		rest = []string{""}
+	}
+	return f.Request(rest[0], Env{
+		Lookup: func(k string) (string, bool) { v, ok := env[k]; return v, ok },
+	})
+}
+
+// parsed returns the flags of a command line and what is left of it.
+func parsed(t *testing.T, args ...string) (*Flags, []string) {
+	t.Helper()
 	fs := pflag.NewFlagSet("build", pflag.ContinueOnError)
 	f := New(fs)
 	if err := fs.Parse(args); err != nil {
 		t.Fatal(err)
 	}
-	return f.Request(fs.Arg(0), Env{
-		Lookup: func(k string) (string, bool) { v, ok := env[k]; return v, ok },
-	})
+	return f, fs.Args()
 }
 
 // workdir makes a directory with files the working directory.
@@ -274,29 +284,5 @@ func TestIgnoredFlagsAreNoted(t *testing.T) {
 	}
 	if r, err = parse(t, nil, "."); err != nil || len(r.Notices) != 0 {
 		t.Errorf("without such flags: %v %v", r.Notices, err)
-	}
-}
-
-// With an epoch the layers are to depend on the input alone, unless an output says no.
-func TestEpochRewritesTimes(t *testing.T) {
-	for _, c := range []struct{ output, epoch, want string }{
-		{"type=image,name=a", "7", "true"},
-		{"type=oci,dest=x", "7", "true"},
-		{"type=image,name=a,rewrite-timestamp=false", "7", "false"},
-		{"type=image,name=a,unpack=true", "7", ""},
-		{"type=tar,dest=x", "7", ""},
-		{"type=image,name=a", "", ""},
-	} {
-		e, err := parseOutput(c.output)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := &Request{Attrs: map[string]string{"build-arg:SOURCE_DATE_EPOCH": c.epoch}, Exports: []Export{e}}
-		if err := reproducible(r, Env{}); err != nil {
-			t.Fatal(err)
-		}
-		if got := r.Exports[0].Attrs["rewrite-timestamp"]; got != c.want {
-			t.Errorf("%s with epoch %q: rewrite-timestamp=%s, want %q", c.output, c.epoch, got, c.want)
-		}
 	}
 }
