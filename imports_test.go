@@ -19,7 +19,7 @@ var rows = [][]string{
 	{"internal/registry", "internal/registry/*", "attest/provenance"},
 	{"internal/snapshot"},
 	{"source/image", "source/local", "source/git", "source/http", "policy", "exporter", "cache/bolt", "cache/buildkit", "worker/runc", "worker/runc/*", "worker/fileop", "worker/device", "frontend", "history", "explain"},
-	{"exporter/*", "cache/remote", "worker", "frontend/*", "frontend/dockerfile/*", "frontend/gateway/*"},
+	{"exporter/*", "cache/remote", "cache/remote/*", "worker", "frontend/*", "frontend/dockerfile/*", "frontend/gateway/*"},
 	{"daemon"},
 	{"cmd/dbuild", "cmd/dbuild/*"},
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/cache/remote"
+	"github.com/dbuild/dbuild/cache/remote/s3"
 	"github.com/dbuild/dbuild/exporter"
 	"github.com/dbuild/dbuild/frontend"
 	"github.com/dbuild/dbuild/internal/snapshot"
@@ -23,7 +24,12 @@ import (
 
 // cacheConfig is what caches of this daemon work with.
 func (d *Daemon) cacheConfig() remote.Config {
-	return remote.Config{Store: d.store, Registry: d.registry, Sessions: d.sessions.BuildKit(), Wrap: worker.NewRef}
+	return remote.Config{Store: d.store, Registry: d.registry, Sessions: d.sessions.BuildKit(), Wrap: worker.NewRef, Objects: objects}
+}
+
+// objects are the places that keep objects and may have caches.
+var objects = map[string]remote.OpenObjects{
+	"s3": func(a *exporter.Attrs) (remote.Objects, error) { return s3.New(a) },
 }
 
 // cacheExports are the caches that a build writes.

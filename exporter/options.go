@@ -46,6 +46,14 @@ func (a *Attrs) String(key string) string {
 	return v
 }
 
+// Default takes a value that may be empty; absent if it is not there.
+func (a *Attrs) Default(key, absent string) string {
+	if v, ok := a.take(key); ok {
+		return v
+	}
+	return absent
+}
+
 // Bool takes a truth value. A key without a value is true.
 func (a *Attrs) Bool(key string, absent bool) bool {
 	v, ok := a.take(key)

@@ -26,6 +26,15 @@ type config struct {
 type layer struct {
 	Blob   digest.Digest `json:"blob"`
 	Parent int           `json:"parent"`
+	About  *about        `json:"annotations,omitempty"` // where no manifest says it
+}
+
+// about is what a manifest says of a blob, in caches that have none.
+type about struct {
+	MediaType string        `json:"mediaType,omitempty"`
+	DiffID    digest.Digest `json:"diffID,omitempty"`
+	Size      int64         `json:"size,omitempty"`
+	Created   time.Time     `json:"createdAt,omitzero"`
 }
 
 type record struct {
@@ -226,7 +235,7 @@ func newBuilder() *builder {
 func (b *builder) stack(blobs []digest.Digest) int {
 	top := -1
 	for _, d := range blobs {
-		l := layer{d, top}
+		l := layer{Blob: d, Parent: top}
 		i, ok := b.layers[l]
 		if !ok {
 			i = len(b.Layers)

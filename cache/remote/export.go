@@ -1,36 +1,18 @@
 package remote
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/dbuild/dbuild/exporter"
 	"github.com/dbuild/dbuild/internal/progress"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/solver"
-	bksession "github.com/moby/buildkit/session"
 	digest "github.com/opencontainers/go-digest"
-	specs "github.com/opencontainers/image-spec/specs-go"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
-)
-
-// respManifest is where clients look for the descriptor of what was written.
-const respManifest = "cache.manifest"
-
-// Annotations of layers, as BuildKit's importer reads them.
-const (
-	noteCreated     = "buildkit/createdat"
-	noteDescription = "buildkit/description"
 )
 
 // An Exporter writes one cache. It is good for one export.
@@ -40,11 +22,21 @@ type Exporter struct {
 	open func(context.Context, exporter.Access) (store, error)
 }
 
-// A store is where a cache is written to. Its methods are called concurrently.
+// A store is where a cache is written to. Blobs are written concurrently; finish is called
+// once, when all of them are there.
 type store interface {
-	// blob writes what open returns, unless it is there already.
+	// blob writes what b.Open returns, unless it is there already.
 	blob(ctx context.Context, b snapshot.Blob, line *progress.Tracker) error
-	manifest(ctx context.Context, d ocispec.Descriptor, data []byte) error
+	// finish writes what is remembered, and what names that and its layers. It returns what
+	// the client is told.
+	finish(ctx context.Context, c contents, log *progress.Log) (map[string]string, error)
+}
+
+// contents is what a cache remembers, and by digest the blobs of the layers in it.
+type contents struct {
+	config
+	blobs map[digest.Digest]snapshot.Blob
+	opts  options
 }
 
 // Name is what the display calls the step.
@@ -110,7 +102,7 @@ func (x *Exporter) Export(ctx context.Context, entries []solver.Entry, targets [
 			b.add(o.Entry, []result{{Layer: b.stack(digests)}}, nil)
 		}
 	}
-	return x.writeDocuments(ctx, to, b, layers, a.Log)
+	return to.finish(ctx, contents{b.config, layers, x.opts}, a.Log)
 }
 
 // results finds the layers of each entry that is to have a result.
@@ -189,69 +181,4 @@ func writeLayers(ctx context.Context, to store, outcomes []outcome, log *progres
 		}
 	}
 	return gone, g.Wait()
-}
-
-// writeDocuments writes the config and the manifest or index that names everything.
-func (x *Exporter) writeDocuments(ctx context.Context, to store, b *builder, layers map[digest.Digest]snapshot.Blob, log *progress.Log) (map[string]string, error) {
-	data, err := json.Marshal(b.config)
-	if err != nil {
-		return nil, err
-	}
-	conf := ocispec.Descriptor{MediaType: configType, Digest: digest.FromBytes(data), Size: int64(len(data))}
-	line := log.Track("writing config " + conf.Digest.String())
-	if err := to.blob(ctx, document(conf, data), line); err != nil {
-		return nil, fmt.Errorf("write the config of the cache: %w", err)
-	}
-	line.Done()
-
-	var descs []ocispec.Descriptor
-	seen := map[digest.Digest]bool{}
-	for _, l := range b.Layers {
-		if !seen[l.Blob] {
-			seen[l.Blob] = true
-			descs = append(descs, describe(layers[l.Blob]))
-		}
-	}
-	what, top := "writing cache image manifest ", ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest}
-	version := specs.Versioned{SchemaVersion: 2}
-	if x.opts.manifest {
-		data, err = json.Marshal(ocispec.Manifest{Versioned: version, MediaType: top.MediaType, Config: conf, Layers: descs})
-	} else {
-		what, top.MediaType = "writing cache manifest ", ocispec.MediaTypeImageIndex
-		if !x.opts.oci {
-			top.MediaType = images.MediaTypeDockerSchema2ManifestList
-		}
-		data, err = json.Marshal(ocispec.Index{Versioned: version, MediaType: top.MediaType, Manifests: append(descs, conf)})
-	}
-	if err != nil {
-		return nil, err
-	}
-	top.Digest, top.Size = digest.FromBytes(data), int64(len(data))
-	line = log.Track(what + top.Digest.String())
-	if err := to.manifest(ctx, top, data); err != nil {
-		return nil, fmt.Errorf("write the manifest of the cache: %w", err)
-	}
-	line.Done()
-	desc, err := json.Marshal(top)
-	return map[string]string{respManifest: string(desc)}, err
-}
-
-// describe is how a layer stands in the manifest.
-func describe(l snapshot.Blob) ocispec.Descriptor {
-	d := ocispec.Descriptor{MediaType: l.MediaType, Digest: l.Digest, Size: l.Size}
-	d.Annotations = map[string]string{labels.LabelUncompressed: l.DiffID.String()}
-	if !l.Created.IsZero() {
-		d.Annotations[noteCreated] = l.Created.UTC().Format(time.RFC3339Nano)
-	}
-	if l.Description != "" {
-		d.Annotations[noteDescription] = l.Description
-	}
-	return d
-}
-
-// document is a small blob that is in memory.
-func document(d ocispec.Descriptor, data []byte) snapshot.Blob {
-	return snapshot.Blob{Descriptor: d, Local: true, Open: func(context.Context, bksession.Group) (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(data)), nil
-	}}
 }

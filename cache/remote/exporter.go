@@ -16,5 +16,8 @@ func NewExporter(cfg Config, e Entry) (*Exporter, error) {
 	case "local":
 		return newLocalExporter(cfg.Sessions, a)
 	}
+	if open := cfg.Objects[e.Type]; open != nil {
+		return newObjectsExporter(e.Type, open, a)
+	}
 	return nil, unknown("exporter", e.Type)
 }

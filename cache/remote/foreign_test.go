@@ -32,7 +32,7 @@ var byContent = buildkit.Input{Selector: dg("sel"), Content: []buildkit.Selector
 func theirs(t *testing.T, change func(*config)) *Imports {
 	t.Helper()
 	c := &config{
-		Layers: []layer{{dg("blob0"), -1}, {dg("blob1"), 0}},
+		Layers: []layer{{Blob: dg("blob0"), Parent: -1}, {Blob: dg("blob1"), Parent: 0}},
 		Records: []record{
 			{Digest: buildkit.Record(dg("base"), 0)},
 			{Digest: buildkit.Record(dg("run"), 0), Inputs: [][]input{{{Link: 0}}}, Results: []result{{Layer: 1}}},

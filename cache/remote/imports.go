@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -23,6 +24,8 @@ type Config struct {
 	// Wrap makes the worker's kind of Ref of layers, and takes them over; it is given nil
 	// for an empty filesystem.
 	Wrap func(*snapshot.Ref) solver.Ref
+	// Objects are the kinds of caches in places that keep objects: s3, azblob, gha.
+	Objects map[string]OpenObjects
 }
 
 // An Entry is a cache as a client names it.
@@ -40,6 +43,12 @@ func (e Entry) Name() string {
 		return "local:" + e.Attrs["src"]
 	case "store":
 		return "images here named " + e.Attrs["ref"]
+	case "s3":
+		return "bucket " + cmp.Or(e.Attrs["bucket"], "$AWS_BUCKET") + " of " + titles[e.Type]
+	case "azblob":
+		return "container " + cmp.Or(e.Attrs["container"], "buildkit-cache") + " of " + titles[e.Type]
+	case "gha":
+		return "scope " + cmp.Or(e.Attrs["scope"], "buildkit") + " of " + titles[e.Type]
 	}
 	return e.Type
 }
@@ -87,7 +96,16 @@ func (im *Imports) Load(ctx context.Context, g bksession.Group, e Entry, log *pr
 	case "local":
 		o, err = fromClient(ctx, im.cfg.Sessions, g, e.Attrs)
 	default:
-		err = unknown("importer", e.Type)
+		open := im.cfg.Objects[e.Type]
+		if open == nil {
+			return unknown("importer", e.Type)
+		}
+		m, err := loadObjects(ctx, open, e)
+		if err != nil {
+			return err
+		}
+		im.add(m)
+		return nil
 	}
 	if err != nil {
 		return err
@@ -96,10 +114,14 @@ func (im *Imports) Load(ctx context.Context, g bksession.Group, e Entry, log *pr
 	if err != nil {
 		return err
 	}
+	im.add(m)
+	return nil
+}
+
+func (im *Imports) add(m *memory) {
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	im.list = append(im.list, m)
-	return nil
 }
 
 // Get implements solver.Cache. What it returns are promises.

@@ -76,6 +76,10 @@ func (s *localStore) manifest(ctx context.Context, d ocispec.Descriptor, data []
 	return s.blob(ctx, document(d, data), nil)
 }
 
+func (s *localStore) finish(ctx context.Context, c contents, log *progress.Log) (map[string]string, error) {
+	return writeDocuments(ctx, s, c, log)
+}
+
 // fromClient finds a cache in a directory of the client that has one of these sessions,
 // and of no other: what a directory is called says nothing elsewhere.
 func fromClient(ctx context.Context, sessions *bksession.Manager, g bksession.Group, attrs map[string]string) (*origin, error) {

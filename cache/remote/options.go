@@ -3,7 +3,6 @@ package remote
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 
 	"github.com/containerd/errdefs"
@@ -44,13 +43,7 @@ func optionsFrom(a *exporter.Attrs) (options, error) {
 	return o, nil
 }
 
-// Types of caches that are not there yet, of those that clients know.
-var missing = []string{"s3", "gha", "azblob"}
-
 // unknown says that there is no such cache.
 func unknown(what, kind string) error {
-	if slices.Contains(missing, kind) {
-		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("unknown cache %s: %q is not implemented; there are registry, inline and local", what, kind))
-	}
-	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("unknown cache %s: %q", what, kind))
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("unknown cache %s: %q; there are registry, inline, local, s3, gha and azblob", what, kind))
 }

@@ -63,6 +63,10 @@ func (s *registryStore) manifest(ctx context.Context, d ocispec.Descriptor, data
 	return s.client.PushManifestTo(ctx, s.group, s.target, d, data)
 }
 
+func (s *registryStore) finish(ctx context.Context, c contents, log *progress.Log) (map[string]string, error) {
+	return writeDocuments(ctx, s, c, log)
+}
+
 // fromRegistry finds a cache, or an image that carries one, in a registry.
 func fromRegistry(ctx context.Context, client *registry.Client, g bksession.Group, attrs map[string]string) (*origin, error) {
 	named, err := cacheRef(attrs["ref"])

@@ -332,7 +332,7 @@ func TestUnreadable(t *testing.T) {
 		{"registry", "ref=" + addr + "/image:plain;registry.insecure=perhaps", "neither true nor false"},
 		{"local", "", "needs a directory"},
 		{"local", "src=x", "no digest"},
-		{"gha", "", `unknown cache importer: "gha" is not implemented`},
+		{"gha", "", `unknown cache importer: "gha"; there are registry`},
 		{"", "", `unknown cache importer: ""`},
 	} {
 		attrs := map[string]string{}
