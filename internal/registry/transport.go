@@ -35,6 +35,7 @@ const (
 
 func newTransport(tc *tls.Config) *http.Transport {
 	t := docker.DefaultHTTPTransport(tc)
+	t.DialContext = wide(t.DialContext)
 	t.ResponseHeaderTimeout = 0 // patient watches instead
 	t.MaxIdleConns = 64
 	t.MaxIdleConnsPerHost = 16
