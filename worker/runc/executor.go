@@ -68,6 +68,7 @@ type container struct {
 	seccomp string // profile, see launcher.Profile
 	std     *stdio
 	watch   *Running // nil if nobody talks to it
+	proxied bool     // has a proxy
 }
 
 // An execution is one more process in a container.
@@ -231,11 +232,11 @@ func (e *Executor) run(ctx context.Context, p *Process, watch *Running) (err err
 	if err != nil {
 		return err
 	}
-	ns, err := e.network.Acquire(ctx, p.Network, p.Hostname)
+	ns, leave, err := e.connect(ctx, p)
 	if err != nil {
-		return fmt.Errorf("network: %w", err)
+		return err
 	}
-	defer ns.Release()
+	defer func() { err = leave(err) }()
 
 	files, err := e.stepFiles(p, ns)
 	if err != nil {
@@ -275,7 +276,7 @@ func (e *Executor) run(ctx context.Context, p *Process, watch *Running) (err err
 		}
 		targets = append(targets, addedTargets(s.Mounts, known)...)
 	}
-	c := &container{id: p.ID, dir: files.dir, spec: s, watch: watch}
+	c := &container{id: p.ID, dir: files.dir, spec: s, watch: watch, proxied: e.isProxied(p)}
 	if !insecure {
 		c.seccomp = e.seccompProfile()
 	}
@@ -303,6 +304,23 @@ func (e *Executor) run(ctx context.Context, p *Process, watch *Running) (err err
 	}
 	err = e.runtime.run(ctx, c)
 	return errors.Join(err, c.std.finish())
+}
+
+// connect returns the network of a run. leave must be called after it, with its error, and
+// returns what that has become.
+func (e *Executor) connect(ctx context.Context, p *Process) (ns *network.Namespace, leave func(error) error, _ error) {
+	if e.isProxied(p) {
+		x, err := e.openProxy(ctx, p)
+		return x.ns, x.close, err
+	}
+	ns, err := e.network.Acquire(ctx, p.Network, p.Hostname)
+	if err != nil {
+		return nil, nil, fmt.Errorf("network: %w", err)
+	}
+	return ns, func(err error) error {
+		ns.Release()
+		return err
+	}, nil
 }
 
 // seccompProfile is the profile of sandboxed steps.

@@ -63,7 +63,7 @@ func (e *Executor) stepDir(id string) string { return filepath.Join(e.config.Roo
 
 // removeFiles removes all that the executor keeps under its root.
 func (e *Executor) removeFiles() error {
-	for _, name := range []string{"steps", "hosts", "resolv.conf", "resolv.conf.host", "containers", "runtime"} {
+	for _, name := range []string{"steps", "hosts", "resolv.conf", "resolv.conf.host", "containers", "runtime", "proxied"} {
 		if err := os.RemoveAll(filepath.Join(e.config.Root, name)); err != nil {
 			return err
 		}

@@ -29,6 +29,7 @@ type Process struct {
 	Ulimits      []*pb.Ulimit
 	CgroupParent string
 	Network      pb.NetMode
+	Proxy        *Proxy // nil: the process uses its network itself
 	Security     pb.SecurityMode
 	Resources    *pb.LinuxResources
 

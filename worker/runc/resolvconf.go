@@ -2,11 +2,14 @@ package runc
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 const (
@@ -101,6 +104,18 @@ func (d DNS) apply(text []byte) []byte {
 		fmt.Fprintf(&b, "options %s\n", strings.Join(d.Options, " "))
 	}
 	return b.Bytes()
+}
+
+// resolver looks names up as steps would, for whoever does so for them.
+func (d DNS) resolver() *net.Resolver {
+	if len(d.Nameservers) == 0 {
+		return net.DefaultResolver
+	}
+	var asked atomic.Uint32
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		server := d.Nameservers[int(asked.Add(1)-1)%len(d.Nameservers)]
+		return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(server, "53"))
+	}}
 }
 
 // reachable returns the name servers that are not on the host's loopback.

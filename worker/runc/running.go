@@ -156,8 +156,12 @@ func (e *Executor) exec(ctx context.Context, id string, p *Process, r *Running) 
 	if err != nil {
 		return err
 	}
+	env := p.Env
+	if c.proxied {
+		env = proxiedEnv(env)
+	}
 	process := *c.spec.Process
-	process.Args, process.Env = p.Args, spec.Environment(p.Env, user.Home)
+	process.Args, process.Env = p.Args, spec.Environment(env, user.Home)
 	process.Cwd = path.Join("/", p.Cwd)
 	process.User = specs.User{UID: user.UID, GID: user.GID, AdditionalGids: user.Groups}
 	process.Terminal = p.Terminal
