@@ -22,6 +22,7 @@ import (
 	"github.com/dbuild/dbuild/policy"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker"
+	"github.com/dbuild/dbuild/worker/runc/proxy"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	bksession "github.com/moby/buildkit/session"
 	bkerrdefs "github.com/moby/buildkit/solver/errdefs"
@@ -72,6 +73,7 @@ type build struct {
 	admitted, over bool // has a place among the working builds; had it
 	// containers are those of frontends; those that still run are released at the end.
 	containers []*container
+	fetched    []*proxy.Record          // by containers
 	failures   map[*worker.Failure]bool // whose results are held
 	keeps      atomic.Bool              // what failed operations left may be looked at
 	ended      bool                     // nothing more is kept
@@ -88,6 +90,7 @@ var (
 	_ worker.Keeper   = (*build)(nil)
 
 	_ worker.CacheDirLender = (*build)(nil)
+	_ worker.SourceJudge    = (*build)(nil)
 )
 
 func (d *Daemon) newBuild(r *request) *build {
@@ -96,7 +99,7 @@ func (d *Daemon) newBuild(r *request) *build {
 		vertices:  map[digest.Digest]origin{},
 		warned:    map[string]bool{},
 		imports:   &importing{life: context.Background(), Imports: remote.NewImports(d.cacheConfig()), begun: map[string]bool{}},
-		load:      worker.LoadOptions{Scope: r.session},
+		load:      worker.LoadOptions{Scope: r.session, Proxied: r.proxied || d.cfg.ProxyNetwork},
 		answers:   map[answerID]*provenance.Request{},
 		cacheDirs: r.cacheDirs,
 		started:   time.Now(), planning: r.plan, direct: r.frontend != "", compatibility: int(r.compatibility),
@@ -168,6 +171,11 @@ func (b *build) Eager() bool { return b.eager }
 func (b *build) CacheDir(id string) (worker.CacheDir, bool) {
 	dir, ok := b.cacheDirs[id]
 	return dir, ok
+}
+
+// JudgeSource implements worker.SourceJudge.
+func (b *build) JudgeSource(ctx context.Context, op *pb.SourceOp) (*pb.SourceOp, error) {
+	return b.policy.Source(ctx, op, nil)
 }
 
 // Keeps implements worker.Keeper.

@@ -59,6 +59,9 @@ type Config struct {
 	// PullEager reads all layers of base images when they are named, for all builds, as the
 	// option "pull=eager" does for one.
 	PullEager bool
+	// ProxyNetwork has all steps reach their network through a proxy only, as the option of a
+	// build does.
+	ProxyNetwork bool
 	// NoCacheFromAny refuses --cache-from=*, with which a build may be answered by any
 	// image of the store, whoever made it.
 	NoCacheFromAny bool

@@ -29,7 +29,7 @@ func (b *build) NewContainer(ctx context.Context, r frontend.ContainerRequest) (
 		}
 	}
 	c, err := b.d.worker.NewContainer(ctx, r, worker.ContainerOptions{
-		Refs: refs, Access: snapshot.Access{Group: b.group()}, Permit: b.load,
+		Refs: refs, Access: snapshot.Access{Group: b.group()}, Permit: b.load, Proxy: b.proxy(),
 	})
 	if err != nil {
 		return nil, err

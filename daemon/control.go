@@ -192,6 +192,7 @@ type request struct {
 	compatibility int64
 	// chosenLate says that the client wants to name exporters when the result is known.
 	chosenLate bool
+	proxied    bool // steps have no network but a proxy
 	internal   bool // for the client's own purposes
 	plan       bool // nothing is to be made: what would be?
 	// cacheDirs are directories that the client lends, by the id of the cache mount.
@@ -204,7 +205,7 @@ func newRequest(req *controlapi.SolveRequest) (*request, error) {
 		definition: req.GetDefinition(), inputs: req.GetFrontendInputs(), exporters: req.GetExporters(),
 		imports: req.GetCache().GetImports(), exports: req.GetCache().GetExports(), entitlements: req.GetEntitlements(),
 		policy: req.GetSourcePolicy(), policySession: req.GetSourcePolicySession(), compatibility: req.GetCompatibilityVersion(), internal: req.GetInternal(),
-		chosenLate: req.GetEnableSessionExporter(),
+		chosenLate: req.GetEnableSessionExporter(), proxied: req.GetProxyNetwork(),
 	}
 	r.plan = isPlan(r.attrs)
 	r.internal = r.internal || r.plan

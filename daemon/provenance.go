@@ -46,6 +46,7 @@ func (b *build) capture(res *frontend.Result, out frontend.Ref) *provenance.Capt
 			c.Locals = append(c.Locals, key)
 		}
 	}
+	c.Add(b.fetchedByContainers())
 	if r != nil {
 		c.Graph = r.graph
 		c.Add(r.used(c.Layers))
@@ -72,6 +73,7 @@ func (b *build) capture(res *frontend.Result, out frontend.Ref) *provenance.Capt
 // unless that is nil.
 func (r *ref) used(layers map[llb.Edge][]ocispec.Descriptor) (out provenance.Used) {
 	out.AddGraph(r.graph)
+	out.Add(r.fetched())
 	sources := worker.Used(r.b.job, r.edge)
 	for _, v := range r.graph.Vertices {
 		u, ok := sources[v.Digest]

@@ -28,6 +28,8 @@ type ContainerOptions struct {
 	Access snapshot.Access
 	// Permit says what may be asked for.
 	Permit LoadOptions
+	// Proxy is what its processes have of the network, if not nil.
+	Proxy *runc.Proxy
 }
 
 // A Container is a container that is outside of every graph. It must be released.
@@ -90,7 +92,7 @@ func (c *Container) prepare(ctx context.Context, r frontend.ContainerRequest) er
 	if _, err := llb.CheckExecOp(op, len(mounts)); err != nil {
 		return badRequest(err)
 	}
-	c.base = runc.Process{ID: c.m.id, Hostname: r.Hostname, Network: r.Network}
+	c.base = runc.Process{ID: c.m.id, Hostname: r.Hostname, Network: r.Network, Proxy: c.opt.Proxy}
 	if err := addHosts(&c.base, r.ExtraHosts); err != nil {
 		return badRequest(err)
 	}
@@ -232,6 +234,7 @@ func (c *Container) process(ctx context.Context, p frontend.Process) (runc.Proce
 	}
 	b := c.base
 	out.ID, out.Rootfs, out.ReadOnly, out.Mounts, out.Network = b.ID, b.Rootfs, b.ReadOnly, b.Mounts, b.Network
+	out.Proxy = b.Proxy
 	if b.Hostname != "" {
 		out.Hostname = b.Hostname
 	}

@@ -26,6 +26,9 @@ var (
 
 // BuildKit implements buildkit.Op.
 func (o *execOp) BuildKit(solver.Spec) (buildkit.Step, bool) {
+	if o.proxied {
+		return buildkit.Step{}, false // what BuildKit calls by this name may have been made without a proxy
+	}
 	s, ok, err := buildkit.Exec(o.op, o.platform, o.inputs)
 	s.Outputs, s.Read = o.outputs, o.w.readHere
 	return s, ok && err == nil

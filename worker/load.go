@@ -21,6 +21,8 @@ type LoadOptions struct {
 	Scope string
 	// HostNetwork and Insecure say whether those entitlements were granted.
 	HostNetwork, Insecure bool
+	// Proxied has processes reach their network through a proxy only, see runc.Proxy.
+	Proxied bool
 	// Nested checks the definition of a build within the build; required if there is one.
 	Nested func(context.Context, *pb.Definition) (*llb.Graph, error)
 
@@ -80,6 +82,9 @@ func (w *Worker) vertex(v *llb.Vertex, loaded map[*llb.Vertex]*solver.Vertex, op
 		// Names mean what the build says.
 		out.Def = hash("devices", out.Def[:], exec.id[:])
 	}
+	if exec, ok := out.Op.(*execOp); ok && exec.proxied {
+		out.Def = hash("proxied", out.Def[:])
+	}
 	return out, nil
 }
 
@@ -105,7 +110,7 @@ func (w *Worker) op(v *llb.Vertex, opt LoadOptions) (solver.Op, error) {
 		if err := opt.PermitSecurity(op.Exec.Security); err != nil {
 			return nil, err
 		}
-		return newExecOp(w, v, op.Exec, opt.Devices)
+		return newExecOp(w, v, op.Exec, opt)
 	case *pb.Op_File:
 		return newFileOp(w, v, op.File)
 	case *pb.Op_Merge:

@@ -14,6 +14,7 @@ import (
 	"github.com/dbuild/dbuild/session"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker/runc"
+	"github.com/dbuild/dbuild/worker/runc/proxy"
 	"github.com/moby/buildkit/session/sshforward"
 	"github.com/moby/buildkit/solver/pb"
 	"golang.org/x/sys/unix"
@@ -31,6 +32,7 @@ type mounting struct {
 	anew   bool // cache mounts start empty
 	demand solver.Demand
 
+	fetched *proxy.Record           // what the process asked its proxy for; nil if it had none
 	caches  map[string]string       // cache mounts, by key: a step may mount one twice
 	drafts  map[int]*snapshot.Draft // by index of the mount
 	roots   map[int]string          // what is mounted from the host, by index of the mount
@@ -311,6 +313,9 @@ func (m *mounting) commit(ctx context.Context, mounts []*pb.Mount, outputs int) 
 		draft, ok := m.drafts[i]
 		if !ok {
 			return nil, fmt.Errorf("mount %s cannot be an output", mt.Dest)
+		}
+		if m.fetched != nil {
+			draft.Annotate(encodeFetches(m.fetched))
 		}
 		snap, err := draft.Commit(ctx)
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/dbuild/dbuild/llb"
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker/runc"
+	"github.com/dbuild/dbuild/worker/runc/proxy"
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -33,6 +34,7 @@ type execOp struct {
 	anew        bool     // cache mounts start empty
 	platform    *pb.Platform
 	limits      llb.RunLimits
+	proxied     bool // see LoadOptions
 }
 
 // ExecError says that a process of the build failed.
@@ -55,8 +57,10 @@ func (e *ExecError) Error() string {
 func (e *ExecError) Unwrap() error { return e.Err }
 
 // newExecOp checks what the loader of the graph cannot: that mounts fit together.
-func newExecOp(w *Worker, v *llb.Vertex, exec *pb.ExecOp, grants DeviceGrants) (*execOp, error) {
+func newExecOp(w *Worker, v *llb.Vertex, exec *pb.ExecOp, opt LoadOptions) (*execOp, error) {
 	o := &execOp{w: w, op: exec, inputs: len(v.Inputs), outputs: v.Outputs, name: vertexName(v), resources: v.Meta.GetLinuxResources(), description: v.Meta.GetDescription(), anew: v.Meta.GetIgnoreCache(), foreign: w.foreign(v.Op.Platform), platform: v.Op.Platform}
+	o.proxied = opt.Proxied && exec.Network != pb.NetMode_NONE
+	grants := opt.Devices
 	var err error
 	if o.limits, err = llb.LimitsOf(o.description); err != nil {
 		return nil, fmt.Errorf("limits of a process: %w", err)
@@ -69,7 +73,11 @@ func newExecOp(w *Worker, v *llb.Vertex, exec *pb.ExecOp, grants DeviceGrants) (
 	for _, d := range keyed.CdiDevices {
 		d.Name = cmp.Or(grants.Aliases[d.Name], d.Name)
 	}
-	o.id, err = opID("exec", &pb.Op{Op: &pb.Op_Exec{Exec: keyed}, Platform: v.Op.Platform})
+	kind := "exec"
+	if o.proxied {
+		kind = "exec proxied" // what it fetched is known of all such results
+	}
+	o.id, err = opID(kind, &pb.Op{Op: &pb.Op_Exec{Exec: keyed}, Platform: v.Op.Platform})
 	if err != nil {
 		return nil, err
 	}
@@ -173,9 +181,15 @@ func (o *execOp) run(ctx context.Context, d solver.Demand, m *mounting, in []sol
 		return nil, err
 	}
 
+	if o.proxied {
+		m.fetched = new(proxy.Record)
+		p.Proxy = &runc.Proxy{Judge: judgeFor(d), Record: m.fetched}
+	}
+
 	stdout, stderr := d.Log().Output(1), d.Log().Output(2)
 	p.Stdout, p.Stderr = stdout, stderr
 	err = o.execute(ctx, p, o.limits)
+	printFetches(stderr, m.fetched)
 	stdout.Close()
 	stderr.Close()
 	if err = o.judge(ctx, err); err != nil {
@@ -215,7 +229,9 @@ func (o *execOp) judge(ctx context.Context, err error) error {
 	}
 	valid := o.op.Meta.ValidExitCodes
 	var exit *runc.ExitError
+	var unclean *runc.UncleanError
 	switch {
+	case errors.As(err, &unclean): // whatever the process says
 	case errors.As(err, &exit):
 		if slices.Contains(valid, int32(exit.Code)) {
 			return nil

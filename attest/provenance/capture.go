@@ -54,6 +54,17 @@ type Used struct {
 	SSH       []Mount
 	Network   bool // a step could reach the network
 	Unknown   bool // something was used that is not known
+	Proxied   bool // a step reached the network through the builder's proxy, and not otherwise
+	Unseen    []Unseen
+}
+
+// An Unseen is a request of a proxied step of which it is not known what the step got.
+type Unseen struct {
+	Op     string `json:"op,omitempty"`   // digest of the step
+	Name   string `json:"name,omitempty"` // its command line
+	Method string `json:"method,omitempty"`
+	URI    string `json:"uri,omitempty"`
+	Reason string `json:"reason,omitempty"` // in BuildKit's words, see proxy.ReasonStatus and others
 }
 
 // A Capture is what is known about a result.
@@ -82,6 +93,8 @@ func (u *Used) Add(other Used) {
 	u.SSH = append(u.SSH, other.SSH...)
 	u.Network = u.Network || other.Network
 	u.Unknown = u.Unknown || other.Unknown
+	u.Proxied = u.Proxied || other.Proxied
+	u.Unseen = append(u.Unseen, other.Unseen...)
 }
 
 // AddGraph adds what the operations of a graph use, apart from materials: those are known
@@ -126,6 +139,12 @@ func (u Used) normal() Used {
 	})
 	u.Locals = slices.Compact(slices.Sorted(slices.Values(u.Locals)))
 	u.Secrets, u.SSH = mounts(u.Secrets), mounts(u.SSH)
+	u.Unseen = slices.Clone(u.Unseen)
+	slices.SortFunc(u.Unseen, func(a, b Unseen) int {
+		return cmp.Or(cmp.Compare(a.URI, b.URI), cmp.Compare(a.Method, b.Method), cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Op, b.Op))
+	})
+	u.Unseen = slices.Compact(u.Unseen)
+	u.Unknown = u.Unknown || len(u.Unseen) > 0
 	return u
 }
 

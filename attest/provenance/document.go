@@ -118,6 +118,18 @@ type buildkit struct {
 	VCS    map[string]string                 `json:"vcs,omitempty"`
 	Source *sources                          `json:"source,omitempty"`
 	Layers map[string][][]ocispec.Descriptor `json:"layers,omitempty"`
+
+	Network *networkUse `json:"network,omitempty"`
+}
+
+// networkUse says how steps reached the network, if not as usual.
+type networkUse struct {
+	Mode  string    `json:"mode"` // "proxy"
+	Proxy *proxyUse `json:"proxy,omitempty"`
+}
+
+type proxyUse struct {
+	Incomplete []Unseen `json:"incomplete"`
 }
 
 // steps are the operations of a graph with short names.

@@ -2,10 +2,12 @@ package provenance
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/attest"
+	bkerrdefs "github.com/moby/buildkit/solver/errdefs"
 )
 
 // PredicateType is the type of the predicates that o asks for.
@@ -18,10 +20,10 @@ func PredicateType(o *attest.Provenance) string {
 
 // Predicate writes c as o asks. Credentials in URLs are hidden, whatever they are part of.
 func (c *Capture) Predicate(o *attest.Provenance) ([]byte, error) {
-	if o.CompleteMaterials && c.Unknown {
-		return nil, errdefs.ErrFailedPrecondition.WithMessage("provenance materials are incomplete: a step built a graph that another step wrote")
-	}
 	used := c.normal()
+	if o.CompleteMaterials && used.Unknown {
+		return nil, used.incomplete()
+	}
 	d := &document{}
 	def, run := &d.BuildDefinition, &d.RunDetails
 	def.BuildType = buildType
@@ -51,6 +53,12 @@ func (c *Capture) Predicate(o *attest.Provenance) ([]byte, error) {
 		},
 		Reproducible: o.Reproducible,
 	}
+	if used.Proxied {
+		run.Metadata.BuildKit.Network = &networkUse{Mode: "proxy"}
+		if len(used.Unseen) > 0 {
+			run.Metadata.BuildKit.Network.Proxy = &proxyUse{used.Unseen}
+		}
+	}
 	run.Metadata.Hermetic = run.Metadata.Completeness.ResolvedDependencies && !used.Network
 	if o.Max {
 		req.Secrets, req.SSH = used.Secrets, used.SSH
@@ -65,6 +73,30 @@ func (c *Capture) Predicate(o *attest.Provenance) ([]byte, error) {
 		return nil, err
 	}
 	return attest.RedactBytes(b), nil
+}
+
+// maxNamed bounds how many requests an error names.
+const maxNamed = 5
+
+// incomplete says what is not known of what was used.
+func (u *Used) incomplete() error {
+	const text = "provenance materials are incomplete"
+	if len(u.Unseen) == 0 {
+		return errdefs.ErrFailedPrecondition.WithMessage(text + ": a step built a graph that another step wrote")
+	}
+	var named []string
+	list := make([]*bkerrdefs.ProvenanceMaterialIncomplete, len(u.Unseen))
+	for i, r := range u.Unseen {
+		if i < maxNamed {
+			named = append(named, strings.Join(strings.Fields(r.Method+" "+r.URI+" ("+r.Reason+")"), " "))
+		}
+		list[i] = &bkerrdefs.ProvenanceMaterialIncomplete{Op: r.Op, Name: r.Name, Method: r.Method, Uri: r.URI, Reason: r.Reason}
+	}
+	if n := len(u.Unseen) - maxNamed; n > 0 {
+		named = append(named, fmt.Sprintf("and %d more", n))
+	}
+	err := errdefs.ErrFailedPrecondition.WithMessage(attest.Redact(text + ": " + strings.Join(named, ", ")))
+	return bkerrdefs.WithProvenanceMaterialsIncomplete(err, list)
 }
 
 // hostOptions are about where a build happens, not about what.

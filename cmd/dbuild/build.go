@@ -196,6 +196,7 @@ func solveOpt(d *daemonConn, req *buildflags.Request, l *lent, out *outputs) (cl
 		CacheImports:        req.CacheFrom,
 		CacheExports:        req.CacheTo,
 		AllowedEntitlements: req.Entitlements,
+		ProxyNetwork:        req.ProxyNetwork,
 		Session:             l.session,
 		OCIStores:           l.stores,
 		SharedKey:           l.sharedKey,

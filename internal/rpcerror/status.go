@@ -76,6 +76,8 @@ func (s *statusError) collect(err error) {
 		payload = e.Subrequest
 	case *errdefs.UnsupportedCompatibilityFeatureError:
 		payload = e.CompatibilityFeature
+	case *errdefs.ProvenanceMaterialsIncompleteError:
+		payload = e.ProvenanceMaterialsIncomplete
 	case *policysession.DenyMessagesError:
 		payload = &policysession.DecisionResponse{Action: spb.PolicyAction_DENY, DenyMessages: e.Messages}
 	case *exec.ExitError: // a program of ours, which is no business of the client

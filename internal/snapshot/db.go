@@ -49,6 +49,7 @@ type layerRow struct {
 	Implicit   []string      `json:"implicit,omitempty"`
 	OpaqueRoot bool          `json:"opaqueRoot,omitempty"` // hides everything beneath
 	DiffID     digest.Digest `json:"diffID,omitempty"`
+	Note       []byte        `json:"note,omitempty"`     // see Draft.Annotate
 	Promised   bool          `json:"promised,omitempty"` // came from an image, not from a Draft
 	Blobs      []blobRow     `json:"blobs,omitempty"`
 }

@@ -19,6 +19,7 @@ type Draft struct {
 	upper  string
 	parent *Ref // retained
 	desc   Desc
+	note   []byte          // see Annotate
 	links  map[string]bool // directories whose files it links to; see Links
 
 	mu      sync.Mutex
@@ -42,6 +43,10 @@ func (s *Store) NewDraft(ctx context.Context, parent *Ref, d Desc) (*Draft, erro
 	}
 	return &Draft{s: s, slot: sl, upper: s.alloc.path(sl), parent: parent, desc: d, links: map[string]bool{}}, nil
 }
+
+// Annotate has the layer remember a note for as long as it is kept, see Ref.Note. It must be
+// called before Commit.
+func (d *Draft) Annotate(note []byte) { d.note = note }
 
 // Upper is the directory whose content becomes the layer, for writers that know the
 // overlay format. It must not be written while mounted.
@@ -119,7 +124,7 @@ func (d *Draft) Commit(ctx context.Context) (*Ref, error) {
 	}
 	s := d.s
 	now := time.Now()
-	row := layerRow{Created: now, LastUsed: now, UsageCount: 1, Description: d.desc.Description, Type: d.desc.Type, Links: d.linked()}
+	row := layerRow{Created: now, LastUsed: now, UsageCount: 1, Description: d.desc.Description, Type: d.desc.Type, Links: d.linked(), Note: d.note}
 	var below []*layer
 	var prefer []digest.Digest
 	if d.parent != nil {

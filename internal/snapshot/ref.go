@@ -291,3 +291,11 @@ func (r *Ref) View(ctx context.Context, a Access) (*View, error) {
 	}
 	return r.view(dirs, len(dirs)), nil
 }
+
+// Note returns what the topmost layer was annotated with, or nil.
+func (r *Ref) Note() []byte {
+	l := r.layers[len(r.layers)-1]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.row.Note
+}

@@ -39,6 +39,7 @@ type Flags struct {
 	Policy        []string
 	Progress      string
 	Provenance    string
+	ProxyNetwork  bool
 	Pull          Pull
 	Push          bool
 	Quiet         bool
@@ -100,6 +101,7 @@ func New(fs *pflag.FlagSet) *Flags {
 	fs.StringArrayVar(&f.Policy, "policy", nil, "source policy (not supported)")
 	fs.StringVar(&f.Progress, "progress", "", `how to show progress ("auto", "plain", "tty", "quiet", "rawjson", "none")`)
 	fs.StringVar(&f.Provenance, "provenance", "", `shorthand for "--attest=type=provenance"`)
+	fs.BoolVar(&f.ProxyNetwork, "proxy-network", false, "give RUN no network but a proxy that records what it fetches")
 	fs.Var(&f.Pull, "pull", `ask registries for newer base images; with "eager", read all their layers at once`)
 	fs.Lookup("pull").NoOptDefVal = "true"
 	fs.BoolVar(&f.Push, "push", false, `push the image ("-o type=registry")`)

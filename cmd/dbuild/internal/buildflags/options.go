@@ -21,8 +21,9 @@ const (
 	entitlementInsecure = "security.insecure"
 )
 
-// network reads --network, --allow and --add-host.
+// network reads --network, --proxy-network, --allow and --add-host.
 func (f *Flags) network(r *Request, _ Env) error {
+	r.ProxyNetwork = f.ProxyNetwork
 	switch f.Network {
 	case "", "default", "sandbox":
 	case "none":

@@ -38,6 +38,7 @@ type Request struct {
 	Secrets       []secretsprovider.Source
 	SSH           []sshprovider.AgentConfig
 	Entitlements  []string
+	ProxyNetwork  bool
 	Call          Call
 	HostGateway   bool     // Attrs["add-hosts"] has addresses that only the daemon knows
 	AsksCache     []string // flags that ask for external caches

@@ -108,6 +108,7 @@ func (f *file) apply(cfg *daemon.Config) (none []string, err error) {
 	set(&cfg.Root, f.Root)
 	cfg.Entitlements = append(cfg.Entitlements, f.Entitlements...)
 	set(&cfg.ProvenanceDir, f.ProvenanceDir)
+	cfg.ProxyNetwork = f.ProxyNetwork
 	set(&cfg.Log.Format, f.Log.Format)
 	set(&cfg.Log.Level, f.Log.Level)
 	if f.Debug || f.Trace {
@@ -242,7 +243,6 @@ func (f *file) ignored() (none []string) {
 			none = append(none, key)
 		}
 	}
-	add(f.ProxyNetwork, "proxyNetwork")
 	add(f.GRPC.SecurityDesc != "", "grpc.securityDescriptor")
 	add(f.OTEL.SocketPath != "", "otel.socketPath")
 	add(f.Cache != nil, "cache")
