@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildflags"
@@ -40,7 +41,7 @@ func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg str
 			a.note("%s", n)
 		}
 	}
-	outputs, err := a.openOutputs(req.Exports)
+	outputs, err := a.openOutputs(ctx, req.Exports, dockerConfig)
 	if err != nil {
 		return err
 	}
@@ -200,6 +201,9 @@ func solveOpt(d *daemonConn, req *buildflags.Request, l *lent, out *outputs) (cl
 		Session:             l.session,
 		OCIStores:           l.stores,
 		SharedKey:           l.sharedKey,
+	}
+	if len(out.engines) > 0 {
+		opt.Session = append(slices.Clone(opt.Session), answerLoads(out.engines))
 	}
 	var err error
 	opt.LocalMounts, err = l.mounts(d.ours())

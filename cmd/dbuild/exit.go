@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildflags"
+	"github.com/dbuild/dbuild/cmd/dbuild/internal/engine"
 	"github.com/dbuild/dbuild/internal/rpcerror"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/errdefs"
@@ -37,6 +38,7 @@ func kindOf(err error) rpcerror.Kind {
 		file   *buildflags.FileError
 		dir    *buildflags.MissingContextError
 		conn   *connectError
+		engine *engine.UnreachableError
 		exit   *gwpb.ExitError
 		vertex *errdefs.VertexError
 	)
@@ -44,7 +46,7 @@ func kindOf(err error) rpcerror.Kind {
 	switch {
 	case errors.As(err, &usage), errors.As(err, &flags), errors.As(err, &file), errors.As(err, &dir):
 		return rpcerror.Kind{Class: rpcerror.Config}
-	case errors.As(err, &conn):
+	case errors.As(err, &conn), errors.As(err, &engine):
 		return rpcerror.Kind{Class: rpcerror.Network, Retryable: true}
 	case code == codes.Canceled:
 		return rpcerror.Kind{Class: rpcerror.Canceled}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildflags"
+	"github.com/docker/cli/cli/config/configfile"
 	"github.com/moby/buildkit/client"
 )
 
@@ -16,13 +18,19 @@ import (
 type outputs struct {
 	entries []client.ExportEntry
 	files   []*outputFile
-	loads   []*dockerLoad
+	loads   []load
+	engines map[int]*engineLoad // those of loads that the daemon can ask, by exporter
 }
 
 // openOutputs checks that the results can be written, and how.
-func (a *app) openOutputs(exports []buildflags.Export) (*outputs, error) {
-	o := &outputs{}
-	for _, e := range exports {
+func (a *app) openOutputs(ctx context.Context, exports []buildflags.Export, c *configfile.ConfigFile) (_ *outputs, err error) {
+	o := &outputs{engines: map[int]*engineLoad{}}
+	defer func() {
+		if err != nil {
+			o.discard()
+		}
+	}()
+	for i, e := range exports {
 		entry := client.ExportEntry{Type: e.Type, Attrs: e.Attrs}
 		switch e.Sink {
 		case buildflags.Stdout:
@@ -43,11 +51,14 @@ func (a *app) openOutputs(exports []buildflags.Export) (*outputs, error) {
 			}
 			entry.OutputDir = e.Dest
 		case buildflags.Docker:
-			l, err := newDockerLoad(a.stderr)
+			l, err := a.newLoad(ctx, e, c)
 			if err != nil {
 				return nil, err
 			}
 			o.loads = append(o.loads, l)
+			if e, ok := l.(*engineLoad); ok {
+				o.engines[i] = e
+			}
 			entry.Output = l.open
 		}
 		o.entries = append(o.entries, entry)
@@ -55,7 +66,7 @@ func (a *app) openOutputs(exports []buildflags.Export) (*outputs, error) {
 	return o, nil
 }
 
-// commit gives files their names and waits for docker.
+// commit gives files their names and waits for engines.
 func (o *outputs) commit() error {
 	for _, l := range o.loads {
 		if err := l.wait(); err != nil {

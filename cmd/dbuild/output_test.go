@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/creack/pty"
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildflags"
+	"github.com/docker/cli/cli/config/configfile"
 )
 
 // send does what the session does with an output.
@@ -29,7 +31,7 @@ func TestOutputFileAppearsOnSuccessOnly(t *testing.T) {
 	path := filepath.Join(dir, "x.tar")
 	exports := []buildflags.Export{{Type: "tar", Sink: buildflags.File, Dest: path}}
 	a := &app{}
-	o, err := a.openOutputs(exports)
+	o, err := a.openOutputs(context.Background(), exports, &configfile.ConfigFile{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +45,7 @@ func TestOutputFileAppearsOnSuccessOnly(t *testing.T) {
 	if entries, _ := os.ReadDir(dir); len(entries) != 0 {
 		t.Fatalf("left: %v", entries)
 	}
-	if o, err = a.openOutputs(exports); err != nil {
+	if o, err = a.openOutputs(context.Background(), exports, &configfile.ConfigFile{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := send(t, o, 0, "whole"); err != nil {
@@ -67,7 +69,7 @@ func TestOutputReplacesTheTargetOfALink(t *testing.T) {
 	if err := os.Symlink("target", link); err != nil {
 		t.Fatal(err)
 	}
-	o, err := (&app{}).openOutputs([]buildflags.Export{{Type: "tar", Sink: buildflags.File, Dest: link}})
+	o, err := (&app{}).openOutputs(context.Background(), []buildflags.Export{{Type: "tar", Sink: buildflags.File, Dest: link}}, &configfile.ConfigFile{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,12 +95,12 @@ func TestOutputsRefuse(t *testing.T) {
 		"missing directory":    {Type: "tar", Sink: buildflags.File, Dest: filepath.Join(dir, "no", "x")},
 		"file for a directory": {Type: "local", Sink: buildflags.Dir, Dest: file},
 	} {
-		if _, err := (&app{}).openOutputs([]buildflags.Export{e}); err == nil {
+		if _, err := (&app{}).openOutputs(context.Background(), []buildflags.Export{e}, &configfile.ConfigFile{}); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
 	t.Setenv("PATH", dir)
-	_, err := (&app{}).openOutputs([]buildflags.Export{{Type: "docker", Sink: buildflags.Docker}})
+	_, err := (&app{}).openOutputs(context.Background(), []buildflags.Export{{Type: "docker", Sink: buildflags.Docker}}, &configfile.ConfigFile{})
 	if err == nil || !strings.Contains(err.Error(), "docker") {
 		t.Errorf("without docker: %v", err)
 	}
@@ -108,7 +110,7 @@ func TestOutputsRefuse(t *testing.T) {
 func fakeDocker(t *testing.T, script string) {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "docker"), []byte("#!/bin/sh\n"+script), 0o700); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "docker"), []byte("#!/bin/sh\ntest \"$1\" = version && exit\n"+script), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
@@ -118,7 +120,7 @@ func TestDockerLoad(t *testing.T) {
 	got := filepath.Join(t.TempDir(), "got")
 	fakeDocker(t, `test "$1" = load && cat > `+got+` && echo "Loaded image: x"`)
 	var stderr bytes.Buffer
-	o, err := (&app{stderr: &stderr}).openOutputs([]buildflags.Export{{Type: "docker", Sink: buildflags.Docker}})
+	o, err := (&app{stderr: &stderr}).openOutputs(context.Background(), []buildflags.Export{{Type: "docker", Sink: buildflags.Docker}}, &configfile.ConfigFile{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +141,7 @@ func TestDockerLoad(t *testing.T) {
 
 func TestDockerLoadFails(t *testing.T) {
 	fakeDocker(t, `cat > /dev/null; echo "no engine" >&2; exit 1`)
-	o, err := (&app{stderr: &bytes.Buffer{}}).openOutputs([]buildflags.Export{{Type: "docker", Sink: buildflags.Docker}})
+	o, err := (&app{stderr: &bytes.Buffer{}}).openOutputs(context.Background(), []buildflags.Export{{Type: "docker", Sink: buildflags.Docker}}, &configfile.ConfigFile{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +174,7 @@ esac`)
 		{"sha256:known", "cannot:1", true},
 	} {
 		var stderr bytes.Buffer
-		o, err := (&app{stderr: &stderr}).openOutputs([]buildflags.Export{{Type: "docker", Sink: buildflags.Docker}})
+		o, err := (&app{stderr: &stderr}).openOutputs(context.Background(), []buildflags.Export{{Type: "docker", Sink: buildflags.Docker}}, &configfile.ConfigFile{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -208,10 +210,10 @@ func TestTerminalIsRefused(t *testing.T) {
 	defer ptmx.Close()
 	defer tty.Close()
 	exports := []buildflags.Export{{Type: "tar", Sink: buildflags.Stdout}}
-	if _, err := (&app{stdout: tty}).openOutputs(exports); err == nil || !strings.Contains(err.Error(), "terminal") {
+	if _, err := (&app{stdout: tty}).openOutputs(context.Background(), exports, &configfile.ConfigFile{}); err == nil || !strings.Contains(err.Error(), "terminal") {
 		t.Errorf("a terminal: %v", err)
 	}
-	if _, err := (&app{stdout: &bytes.Buffer{}}).openOutputs(exports); err != nil {
+	if _, err := (&app{stdout: &bytes.Buffer{}}).openOutputs(context.Background(), exports, &configfile.ConfigFile{}); err != nil {
 		t.Errorf("a pipe: %v", err)
 	}
 }

@@ -6,10 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
-	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/dbuild/dbuild/exporter"
 )
 
@@ -94,23 +92,9 @@ func (e *Exporter) Export(ctx context.Context, src exporter.Source, a exporter.A
 		a.Report(img)
 		return resp, nil
 	}
-	opts := []archive.ExportOpt{archive.WithManifest(img.Descriptor(), names...), archive.WithAllPlatforms()}
-	if img.Referrers {
-		for _, m := range img.Attestations {
-			opts = append(opts, archive.WithManifest(m.Desc))
-		}
-	}
-	if e.kind == OCI {
-		opts = append(opts, archive.WithSkipDockerManifest())
-	}
-	line := a.Log.Track("sending tarball")
-	err = e.to.SendStream(ctx, a, resp, func(w io.Writer) error {
-		return archive.Export(ctx, newProvider(img, a.Group), &exporter.Meter{W: w, Line: line}, opts...)
-	})
-	if err != nil {
+	if err := e.sendArchive(ctx, a, img, names, resp); err != nil {
 		return nil, fmt.Errorf("send image to the client: %w", err)
 	}
-	line.Done()
 	a.Report(img)
 	return resp, nil
 }

@@ -3,27 +3,20 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os/exec"
 	"strings"
 	"sync"
-	"time"
 )
 
-// loaders are the commands that take images as docker does, the usual one first.
-var loaders = []string{"docker", "podman", "nerdctl"}
-
-// askTimeout is how long the engine may think about a question. Without an answer it gets
-// the image.
-const askTimeout = 10 * time.Second
-
-// A dockerLoad pipes an image into "docker load", unless the engine has it: then it only
-// gets its names.
-type dockerLoad struct {
+// A commandLoad pipes an image into "podman load" or the like, unless the engine has it:
+// then it only gets its names.
+type commandLoad struct {
 	path string
 	name string    // of the command
-	out  io.Writer // what docker prints goes here when it is done
+	out  io.Writer // what the command prints goes here when it is done
 
 	mu     sync.Mutex
 	had    bool // the engine had the image
@@ -34,17 +27,9 @@ type dockerLoad struct {
 	err    error
 }
 
-func newDockerLoad(out io.Writer) (*dockerLoad, error) {
-	for _, name := range loaders {
-		if path, err := exec.LookPath(name); err == nil {
-			return &dockerLoad{path: path, name: name, out: out}, nil
-		}
-	}
-	return nil, fmt.Errorf("--load needs one of the commands %s, and there is none; write a file with -o type=docker,dest=FILE", strings.Join(loaders, ", "))
-}
+var _ load = (*commandLoad)(nil)
 
-// open is told what image will come. None comes if it returns no writer.
-func (l *dockerLoad) open(md map[string]string) (io.WriteCloser, error) {
+func (l *commandLoad) open(md map[string]string) (io.WriteCloser, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.had = l.nameKnown(md); l.had {
@@ -63,22 +48,24 @@ func (l *dockerLoad) open(md map[string]string) (io.WriteCloser, error) {
 	go func() { // ends with the process; wait or kill waits for it
 		defer close(l.done)
 		if err := cmd.Wait(); err != nil {
-			l.err = fmt.Errorf("%s load: %w: %s", l.name, err, strings.TrimSpace(l.output.String()))
+			if said := strings.TrimSpace(l.output.String()); said != "" {
+				err = errors.New(said)
+			}
+			l.err = fmt.Errorf("%s load: %w", l.name, err)
 		}
 	}()
 	return stdin, nil
 }
 
 // nameKnown gives the names that md has to the image that md describes, if the engine has
-// it. An engine names images by their config or, with containerd, by their manifest.
-func (l *dockerLoad) nameKnown(md map[string]string) bool {
-	for _, key := range []string{keyConfigDigest, keyDigest} {
-		id := md[key]
-		if id == "" || l.ask("image", "inspect", id) != nil {
+// it.
+func (l *commandLoad) nameKnown(md map[string]string) bool {
+	for _, id := range idsOf(md) {
+		if l.ask("image", "inspect", id) != nil {
 			continue
 		}
-		for name := range strings.SplitSeq(md["image.name"], ",") {
-			if name != "" && l.ask("tag", id, name) != nil {
+		for _, name := range namesOf(md) {
+			if l.ask("tag", id, name) != nil {
 				return false
 			}
 		}
@@ -90,25 +77,25 @@ func (l *dockerLoad) nameKnown(md map[string]string) bool {
 }
 
 // ask runs a command that is answered at once if there is an engine.
-func (l *dockerLoad) ask(args ...string) error {
+func (l *commandLoad) ask(args ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
 	return exec.CommandContext(ctx, l.path, args...).Run()
 }
 
-func (l *dockerLoad) known() bool {
+func (l *commandLoad) known() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.had
 }
 
-func (l *dockerLoad) running() chan struct{} {
+func (l *commandLoad) running() chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.done
 }
 
-func (l *dockerLoad) wait() error {
+func (l *commandLoad) wait() error {
 	done := l.running()
 	if l.known() {
 		return nil
@@ -124,8 +111,7 @@ func (l *dockerLoad) wait() error {
 	return l.err
 }
 
-// failure returns why docker ended, if it has ended badly.
-func (l *dockerLoad) failure() error {
+func (l *commandLoad) failure() error {
 	done := l.running()
 	if done == nil {
 		return nil
@@ -138,7 +124,7 @@ func (l *dockerLoad) failure() error {
 	}
 }
 
-func (l *dockerLoad) kill() {
+func (l *commandLoad) kill() {
 	if done := l.running(); done != nil {
 		_ = l.cmd.Process.Kill() // no-op if it has ended
 		<-done
