@@ -312,10 +312,26 @@ func (l *layer) write(ctx context.Context, c Compression, line *progress.Tracker
 		}
 	}()
 	out := &counter{w: w}
-	buf := bufio.NewWriterSize(out, 256<<10)
-	comp, err := compressor(buf, c.Type, c.Level)
+	diffID, err := pack(ctx, out, c, line, produce)
 	if err != nil {
 		return blobRow{}, err
+	}
+	d := w.Digest()
+	if err := w.Commit(lctx, out.n, d); err != nil && !errdefs.IsAlreadyExists(err) {
+		return blobRow{}, err
+	}
+	return blobRow{
+		MediaType: ociTypes[c.Type], Digest: d, Size: out.n, Local: true,
+		DiffID: diffID,
+	}, nil
+}
+
+// pack compresses what produce writes, and returns the digest of that.
+func pack(ctx context.Context, w io.Writer, c Compression, line *progress.Tracker, produce func(context.Context, io.Writer) error) (digest.Digest, error) {
+	buf := bufio.NewWriterSize(w, 256<<10)
+	comp, err := compressor(buf, c.Type, c.Level)
+	if err != nil {
+		return "", err
 	}
 
 	// Four workers: reading files, hashing, compressing, and hashing and writing the result.
@@ -349,17 +365,10 @@ func (l *layer) write(ctx context.Context, c Compression, line *progress.Tracker
 		err = ctx.Err()
 	}
 	if err != nil {
-		return blobRow{}, err
+		return "", err
 	}
 	line.Set(n, n)
-	d := w.Digest()
-	if err := w.Commit(lctx, out.n, d); err != nil && !errdefs.IsAlreadyExists(err) {
-		return blobRow{}, err
-	}
-	return blobRow{
-		MediaType: ociTypes[c.Type], Digest: d, Size: out.n, Local: true,
-		DiffID: digest.NewDigest(digest.Canonical, diffID),
-	}, nil
+	return digest.NewDigest(digest.Canonical, diffID), nil
 }
 
 type onlyWriter struct{ io.Writer }

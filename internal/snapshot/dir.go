@@ -38,6 +38,7 @@ type dirState struct {
 	name    string
 	users   int           // under Store.mu
 	sharing Sharing       // of the users; under Store.mu
+	seeding bool          // the one user fills it, see SeedDir; under Store.mu
 	freed   chan struct{} // closed when users falls to 0; under Store.mu
 	ready   chan struct{} // closed when opening has ended; under Store.mu
 	failed  bool          // valid once ready is closed
@@ -75,15 +76,9 @@ func (s *Store) OpenDir(ctx context.Context, key string, d Desc, sharing Sharing
 			s.mu.Unlock()
 			return nil, errClosed
 		}
-		st := s.dirs[name]
-		if st == nil {
-			st = &dirState{name: name}
-			s.dirs[name] = st
-		}
+		st := s.dirStateLocked(name)
 		if st.users == 0 {
-			st.users, st.sharing = 1, sharing
-			st.freed, st.ready = make(chan struct{}), make(chan struct{})
-			dying := s.dying["dir "+name]
+			dying := s.claimLocked(st, sharing)
 			s.mu.Unlock()
 			fresh, err := s.openDir(ctx, st, d, base, a, dying)
 			st.failed = err != nil
@@ -121,6 +116,8 @@ func (s *Store) OpenDir(ctx context.Context, key string, d Desc, sharing Sharing
 				continue
 			}
 			dir.Path = st.path
+			st.noteUse(time.Now())
+			s.persistDir(st, false)
 			return dir, nil
 		}
 		s.mu.Unlock()
@@ -158,24 +155,61 @@ func (s *Store) DropDir(ctx context.Context, key, typ string, base *Ref) error {
 	return s.Prune(ctx, PruneOptions{Filters: []string{"id==" + row.ID}}, func(Record) {})
 }
 
+// dirStateLocked returns the state of a directory; the caller holds s.mu.
+func (s *Store) dirStateLocked(name string) *dirState {
+	st := s.dirs[name]
+	if st == nil {
+		st = &dirState{name: name}
+		s.dirs[name] = st
+	}
+	return st
+}
+
+// claimLocked makes the caller, who holds s.mu, the first user of a directory that nobody
+// uses. dying says that its row is being removed.
+func (s *Store) claimLocked(st *dirState, sharing Sharing) (dying bool) {
+	st.users, st.sharing = 1, sharing
+	st.freed, st.ready = make(chan struct{}), make(chan struct{})
+	return s.dying["dir "+st.name]
+}
+
+// loadDir reads the row of st, which the caller alone uses, and says whether there is a
+// directory.
+func (s *Store) loadDir(st *dirState, dying bool) (known bool, err error) {
+	st.mu.Lock()
+	known = st.row.Slot != nil
+	st.mu.Unlock()
+	if known || dying {
+		return known, nil
+	}
+	var row dirRow
+	if err := s.db.View(func(tx *bolt.Tx) error {
+		known = getRow(bucket(tx, bucketDirs), st.name, &row) && row.Slot != nil && isDir(s.alloc.path(row.Slot))
+		return nil
+	}); err != nil {
+		return false, err
+	}
+	if known {
+		st.mu.Lock()
+		st.row = row
+		st.mu.Unlock()
+	}
+	return known, nil
+}
+
+// noteUse takes note that somebody may write to the directory from now on.
+func (st *dirState) noteUse(now time.Time) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.row.LastUsed, st.row.Size = now, -1
+	st.row.UsageCount++
+}
+
 // openDir readies the directory of st, which the caller alone uses.
 func (s *Store) openDir(ctx context.Context, st *dirState, d Desc, base *Ref, a Access, dying bool) (fresh bool, err error) {
-	st.mu.Lock()
-	known := st.row.Slot != nil
-	st.mu.Unlock()
-	if !known && !dying {
-		var row dirRow
-		if err := s.db.View(func(tx *bolt.Tx) error {
-			known = getRow(bucket(tx, bucketDirs), st.name, &row) && row.Slot != nil && isDir(s.alloc.path(row.Slot))
-			return nil
-		}); err != nil {
-			return false, err
-		}
-		if known {
-			st.mu.Lock()
-			st.row = row
-			st.mu.Unlock()
-		}
+	known, err := s.loadDir(st, dying)
+	if err != nil {
+		return false, err
 	}
 	now := time.Now()
 	if !known {
@@ -191,9 +225,8 @@ func (s *Store) openDir(ctx context.Context, st *dirState, d Desc, base *Ref, a 
 		st.row, st.moves = row, []leases.Resource{snapshotResource(sl)}
 		st.mu.Unlock()
 	}
+	st.noteUse(now)
 	st.mu.Lock()
-	st.row.LastUsed, st.row.Size = now, -1
-	st.row.UsageCount++
 	slot := st.row.Slot
 	st.mu.Unlock()
 	s.persistDir(st, false)
@@ -239,7 +272,7 @@ func (d *Dir) Close() error {
 			st.base = nil
 		}
 		s.mu.Lock()
-		st.users = 0
+		st.users, st.seeding = 0, false
 		close(st.freed)
 		s.mu.Unlock()
 	})

@@ -27,8 +27,11 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(crashEnv) != "" {
-		if os.Getenv("SNAPSHOT_CRASH_HOW") == "churn" {
+		switch how := os.Getenv("SNAPSHOT_CRASH_HOW"); how {
+		case "churn":
 			churn()
+		case "seeding", "seeded":
+			seedAndDie(how)
 		}
 		crash()
 	}

@@ -41,6 +41,7 @@ type tarWriter struct {
 	epoch  *time.Time
 	links  map[inode]string
 	buf    []byte
+	live   bool // see writeLiveTar
 }
 
 func (t *tarWriter) dir(host, rel string) error {
@@ -71,60 +72,9 @@ func (t *tarWriter) entry(host, parent, name string) error {
 	if strings.HasPrefix(name, whiteoutPrefix) {
 		return fmt.Errorf("/%s: in an image, a name that begins with %s stands for a deleted file", rel, whiteoutPrefix)
 	}
-	h := &tar.Header{
-		Format:  tar.FormatPAX,
-		Name:    rel,
-		Mode:    int64(st.Mode & 0o7777),
-		Uid:     int(st.Uid),
-		Gid:     int(st.Gid),
-		ModTime: t.clamp(time.Unix(st.Mtim.Sec, 0)),
-	}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFSOCK:
-		return nil // a tar cannot hold them, and they are of no use without the process
-	case unix.S_IFDIR:
-		h.Typeflag = tar.TypeDir
-		h.Name += "/"
-	case unix.S_IFREG:
-		h.Typeflag = tar.TypeReg
-		h.Size = st.Size
-	case unix.S_IFLNK:
-		target, err := os.Readlink(host)
-		if err != nil {
-			return err
-		}
-		h.Typeflag = tar.TypeSymlink
-		h.Linkname = target
-	case unix.S_IFIFO:
-		h.Typeflag = tar.TypeFifo
-	case unix.S_IFCHR, unix.S_IFBLK:
-		h.Typeflag = tar.TypeChar
-		if st.Mode&unix.S_IFMT == unix.S_IFBLK {
-			h.Typeflag = tar.TypeBlock
-		}
-		h.Devmajor = int64(unix.Major(uint64(st.Rdev)))
-		h.Devminor = int64(unix.Minor(uint64(st.Rdev)))
-	default:
-		return fmt.Errorf("%s: unknown file type", rel)
-	}
-	if h.Typeflag != tar.TypeDir && st.Nlink > 1 {
-		key := inode{uint64(st.Dev), st.Ino}
-		if first, ok := t.links[key]; ok {
-			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
-		} else {
-			t.links[key] = rel
-		}
-	}
-	// On links too: whoever unpacks chowns each name, which drops capabilities.
-	attrs, err := xattrs(host)
-	if err != nil {
-		return &os.PathError{Op: "listxattr", Path: host, Err: err}
-	}
-	for k, v := range attrs {
-		if h.PAXRecords == nil {
-			h.PAXRecords = map[string]string{}
-		}
-		h.PAXRecords[paxXattr+k] = string(v)
+	h, err := t.header(host, rel, &st)
+	if err != nil || h == nil {
+		return err
 	}
 	if err := t.tw.WriteHeader(h); err != nil {
 		return fmt.Errorf("tar %s: %w", rel, err)
@@ -143,6 +93,66 @@ func (t *tarWriter) entry(host, parent, name string) error {
 	return nil
 }
 
+// header describes a file; nil if a tar cannot hold it.
+func (t *tarWriter) header(host, rel string, st *unix.Stat_t) (*tar.Header, error) {
+	h := &tar.Header{
+		Format:  tar.FormatPAX,
+		Name:    rel,
+		Mode:    int64(st.Mode & 0o7777),
+		Uid:     int(st.Uid),
+		Gid:     int(st.Gid),
+		ModTime: t.modTime(st),
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFSOCK:
+		return nil, nil // a tar cannot hold them, and they are of no use without the process
+	case unix.S_IFDIR:
+		h.Typeflag = tar.TypeDir
+		h.Name += "/"
+	case unix.S_IFREG:
+		h.Typeflag = tar.TypeReg
+		h.Size = st.Size
+	case unix.S_IFLNK:
+		target, err := os.Readlink(host)
+		if err != nil {
+			return nil, err
+		}
+		h.Typeflag = tar.TypeSymlink
+		h.Linkname = target
+	case unix.S_IFIFO:
+		h.Typeflag = tar.TypeFifo
+	case unix.S_IFCHR, unix.S_IFBLK:
+		h.Typeflag = tar.TypeChar
+		if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+			h.Typeflag = tar.TypeBlock
+		}
+		h.Devmajor = int64(unix.Major(uint64(st.Rdev)))
+		h.Devminor = int64(unix.Minor(uint64(st.Rdev)))
+	default:
+		return nil, fmt.Errorf("%s: unknown file type", rel)
+	}
+	if h.Typeflag != tar.TypeDir && st.Nlink > 1 {
+		key := inode{uint64(st.Dev), st.Ino}
+		if first, ok := t.links[key]; ok {
+			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
+		} else {
+			t.links[key] = rel
+		}
+	}
+	// On links too: whoever unpacks chowns each name, which drops capabilities.
+	attrs, err := xattrs(host)
+	if err != nil {
+		return nil, &os.PathError{Op: "listxattr", Path: host, Err: err}
+	}
+	for k, v := range attrs {
+		if h.PAXRecords == nil {
+			h.PAXRecords = map[string]string{}
+		}
+		h.PAXRecords[paxXattr+k] = string(v)
+	}
+	return h, nil
+}
+
 // empty writes a marker.
 func (t *tarWriter) empty(name string) error {
 	zero := time.Unix(0, 0)
@@ -159,6 +169,10 @@ func (t *tarWriter) file(host string, size int64) error {
 		return &os.PathError{Op: "open", Path: host, Err: err}
 	}
 	defer unix.Close(fd)
+	return t.content(fd, host, size)
+}
+
+func (t *tarWriter) content(fd int, host string, size int64) error {
 	for size > 0 {
 		if err := t.ctx.Err(); err != nil {
 			return err
@@ -168,7 +182,12 @@ func (t *tarWriter) file(host string, size int64) error {
 			continue
 		}
 		if err == nil && n == 0 {
-			err = io.ErrUnexpectedEOF
+			if t.live {
+				n = int(min(int64(len(t.buf)), size))
+				clear(t.buf[:n])
+			} else {
+				err = io.ErrUnexpectedEOF
+			}
 		}
 		if err != nil {
 			return &os.PathError{Op: "read", Path: host, Err: err}
@@ -179,6 +198,14 @@ func (t *tarWriter) file(host string, size int64) error {
 		size -= int64(n)
 	}
 	return nil
+}
+
+// modTime is in whole seconds, except of directories that may change.
+func (t *tarWriter) modTime(st *unix.Stat_t) time.Time {
+	if t.live {
+		return time.Unix(st.Mtim.Unix())
+	}
+	return t.clamp(time.Unix(st.Mtim.Sec, 0))
 }
 
 func (t *tarWriter) clamp(m time.Time) time.Time {

@@ -139,31 +139,9 @@ func (l *layer) unpack(ctx context.Context, a Access, log *progress.Log, b blobR
 
 	line := log.Track("extracting " + b.Digest.String())
 	defer line.Done()
-	plain, err := decompressor(in)
+	x, size, err := in.extract(l.s, sl)
 	if err != nil {
-		if errdefs.IsNotImplemented(err) {
-			return "", err
-		}
-		return "", in.verdict(err)
-	}
-	defer plain.Close()
-	diffID := b.DiffID.Algorithm().Hash()
-	ahead := readAhead(io.TeeReader(plain, diffID))
-	defer ahead.Close()
-	x := &extractor{root: l.s.alloc.path(sl), opaque: l.s.mnt.xattr() + "opaque"}
-	size, err := x.apply(ctx, ahead)
-	if err == nil {
-		_, err = io.Copy(io.Discard, ahead) // what follows the end of the tar is hashed too
-	}
-	ahead.Close() // before anybody else reads in
-	if err != nil {
-		return "", in.verdict(fmt.Errorf("unpack %s: %w", short(b.Digest.String()), err))
-	}
-	if err := in.finish(); err != nil {
 		return "", err
-	}
-	if got := digest.NewDigest(b.DiffID.Algorithm(), diffID); got != b.DiffID {
-		return "", fmt.Errorf("failed to verify layer %s: it unpacks to %s, its image says %s: %w", short(b.Digest.String()), short(got.String()), short(b.DiffID.String()), errCorrupt)
 	}
 	line.Set(size, size)
 
@@ -182,9 +160,42 @@ func (l *layer) unpack(ctx context.Context, a Access, log *progress.Log, b blobR
 	return dir, nil
 }
 
+// extract unpacks the blob into an empty slot, and verifies everything on the way. size is
+// that of the archive, in bytes.
+func (r *blobReader) extract(s *Store, sl *slot) (x *extractor, size int64, err error) {
+	plain, err := decompressor(r)
+	if err != nil {
+		if errdefs.IsNotImplemented(err) {
+			return nil, 0, err
+		}
+		return nil, 0, r.verdict(err)
+	}
+	defer plain.Close()
+	name, want := short(r.b.Digest.String()), r.b.DiffID
+	diffID := want.Algorithm().Hash()
+	ahead := readAhead(io.TeeReader(plain, diffID))
+	defer ahead.Close()
+	x = &extractor{root: s.alloc.path(sl), opaque: s.mnt.xattr() + "opaque"}
+	size, err = x.apply(r.ctx, ahead)
+	if err == nil {
+		_, err = io.Copy(io.Discard, ahead) // what follows the end of the tar is hashed too
+	}
+	ahead.Close() // before anybody else reads r
+	if err != nil {
+		return nil, 0, r.verdict(fmt.Errorf("unpack %s: %w", name, err))
+	}
+	if err := r.finish(); err != nil {
+		return nil, 0, err
+	}
+	if got := digest.NewDigest(want.Algorithm(), diffID); got != want {
+		return nil, 0, fmt.Errorf("failed to verify layer %s: it unpacks to %s, its image says %s: %w", name, short(got.String()), short(want.String()), errCorrupt)
+	}
+	return x, size, nil
+}
+
 // A blobReader reads a blob, checks it, shows how far it got and may keep a copy.
 type blobReader struct {
-	l    *layer
+	l    *layer // nil if it is of none; then no copy is kept
 	b    blobRow
 	rc   io.ReadCloser
 	sum  hash.Hash
