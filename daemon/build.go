@@ -98,7 +98,6 @@ func (d *Daemon) newBuild(r *request) *build {
 		d: d, id: r.id, blobs: r.blobs(), stream: progress.NewStream(),
 		vertices:  map[digest.Digest]origin{},
 		warned:    map[string]bool{},
-		imports:   &importing{life: context.Background(), Imports: remote.NewImports(d.cacheConfig()), begun: map[string]bool{}},
 		load:      worker.LoadOptions{Scope: r.session, Proxied: r.proxied || d.cfg.ProxyNetwork},
 		answers:   map[answerID]*provenance.Request{},
 		cacheDirs: r.cacheDirs,
@@ -108,6 +107,7 @@ func (d *Daemon) newBuild(r *request) *build {
 	if r.session != "" {
 		b.sessions = []string{r.session}
 	}
+	b.imports = &importing{life: context.Background(), Imports: remote.NewImports(d.cacheConfig(), b.group()), begun: map[string]bool{}}
 	b.job = d.solver.NewJob(r.id, solver.JobOptions{Stream: b.stream, Value: b, Cache: b.imports, NoRuns: r.plan})
 	b.root = b.ask("", r.attrs, r.inputs)
 	return b

@@ -62,6 +62,9 @@ type Config struct {
 	// ProxyNetwork has all steps reach their network through a proxy only, as the option of a
 	// build does.
 	ProxyNetwork bool
+	// NoRemoteCheck has registries not asked whether they still hold the layers of a result
+	// that was found, as "remote-check=false" does for one cache that is imported.
+	NoRemoteCheck bool
 	// NoCacheFromAny refuses --cache-from=*, with which a build may be answered by any
 	// image of the store, whoever made it.
 	NoCacheFromAny bool

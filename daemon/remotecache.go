@@ -24,7 +24,7 @@ import (
 
 // cacheConfig is what caches of this daemon work with.
 func (d *Daemon) cacheConfig() remote.Config {
-	return remote.Config{Store: d.store, Registry: d.registry, Sessions: d.sessions.BuildKit(), Wrap: worker.NewRef, Objects: objects}
+	return remote.Config{Store: d.store, Registry: d.registry, Sessions: d.sessions.BuildKit(), Wrap: worker.NewRef, Objects: objects, NoCheck: d.cfg.NoRemoteCheck}
 }
 
 // objects are the places that keep objects and may have caches.
@@ -120,7 +120,7 @@ func (b *build) ImportCache(entries ...frontend.CacheEntry) {
 				done(errdefs.ErrPermissionDenied.WithMessage("this daemon allows --cache-from with the names of images only, not with *"))
 				return
 			}
-			done(im.Load(im.life, b.group(), remote.Entry(e), log))
+			done(im.Load(im.life, remote.Entry(e), log))
 		}()
 	}
 }

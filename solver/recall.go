@@ -22,17 +22,36 @@ func (c *cell) brought() []Cache {
 	return out
 }
 
-// get returns the Ref stored under out, or nil.
-func (c *cell) get(ctx context.Context, out ID) Ref {
-	return c.s.get(ctx, out, c.brought())
+// A Checker is a job's Cache that knows of the results of any Cache whether they can still
+// be had.
+type Checker interface {
+	// Check reports whether a Ref that was found is good. If not, it is a miss, and the
+	// Cache that it was found in is told to drop it.
+	Check(context.Context, Ref) bool
 }
 
-func (s *Solver) get(ctx context.Context, out ID, brought []Cache) Ref {
-	if ref := stored(ctx, s.cache, out); ref != nil {
+// get returns the Ref stored under out, or nil.
+func (c *cell) get(ctx context.Context, out ID) Ref {
+	brought := c.brought()
+	return c.s.get(ctx, out, brought, func(ref Ref) bool { return good(ctx, ref, brought) })
+}
+
+// good asks whoever knows whether a Ref can still be had.
+func good(ctx context.Context, ref Ref, brought []Cache) bool {
+	for _, cache := range brought {
+		if checker, ok := cache.(Checker); ok {
+			return checker.Check(ctx, ref) // one is enough
+		}
+	}
+	return true
+}
+
+func (s *Solver) get(ctx context.Context, out ID, brought []Cache, good func(Ref) bool) Ref {
+	if ref := stored(ctx, s.cache, out, good); ref != nil {
 		return ref
 	}
 	for _, cache := range brought {
-		if ref := stored(ctx, cache, out); ref != nil {
+		if ref := stored(ctx, cache, out, good); ref != nil {
 			s.cache.Put(out, ref)
 			return ref
 		}
@@ -41,13 +60,16 @@ func (s *Solver) get(ctx context.Context, out ID, brought []Cache) Ref {
 }
 
 // stored asks one cache. Its errors are misses.
-func stored(ctx context.Context, cache Cache, out ID) Ref {
+func stored(ctx context.Context, cache Cache, out ID, good func(Ref) bool) Ref {
 	ref, _, err := cache.Get(ctx, out)
-	if ref != nil && err != nil {
-		ref.Release()
-		return nil
+	if ref == nil || err == nil && good(ref) {
+		return ref
 	}
-	return ref
+	if err == nil && ctx.Err() == nil {
+		cache.Drop(out, ref)
+	}
+	ref.Release()
+	return nil
 }
 
 // known reports whether an output was ever seen.
@@ -141,7 +163,8 @@ func (j *Job) Entries(ctx context.Context, edges ...Edge) []Entry {
 		if f.ans != nil {
 			e.Ref = f.ans.ref.Retain()
 		} else {
-			e.Ref = j.s.get(ctx, f.out, brought)
+			// Unchecked: whoever carries it elsewhere finds out.
+			e.Ref = j.s.get(ctx, f.out, brought, func(Ref) bool { return true })
 		}
 		for _, part := range f.parts {
 			if sum, ok := j.s.recall(f.out, part, brought); ok {

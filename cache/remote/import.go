@@ -197,6 +197,7 @@ func (o *origin) layer(d ocispec.Descriptor, diffID digest.Digest, created time.
 		Blob:    ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size},
 		DiffID:  diffID,
 		Created: created,
+		Cached:  true,
 		Desc:    snapshot.Desc{Description: description},
 	}
 	o.promise(&l)

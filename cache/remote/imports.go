@@ -16,7 +16,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// Config is what caches work with; all fields are required.
+// Config is what caches work with; those without a sentence are required.
 type Config struct {
 	Store    *snapshot.Store
 	Registry *registry.Client
@@ -26,6 +26,8 @@ type Config struct {
 	Wrap func(*snapshot.Ref) solver.Ref
 	// Objects are the kinds of caches in places that keep objects: s3, azblob, gha.
 	Objects map[string]OpenObjects
+	// NoCheck leaves it to whoever needs the bytes to find that a registry has lost them.
+	NoCheck bool
 }
 
 // An Entry is a cache as a client names it.
@@ -56,10 +58,13 @@ func (e Entry) Name() string {
 // Imports are the caches that one build reads. It is a solver.Cache that remembers nothing
 // it is told.
 type Imports struct {
-	cfg Config
+	cfg   Config
+	group bksession.Group
 
 	mu   sync.RWMutex
 	list []*memory
+	// trusted are repositories that are not asked whether they still hold what they promise.
+	trusted map[registry.Location]bool
 	// doubt is set when something turned out to be lost: from then on it is asked of each
 	// layer whether it is still there before a result is promised.
 	doubt bool
@@ -69,14 +74,17 @@ var (
 	_ solver.Cache   = (*Imports)(nil)
 	_ solver.Knower  = (*Imports)(nil)
 	_ solver.Foreign = (*Imports)(nil)
+	_ solver.Checker = (*Imports)(nil)
 )
 
-// NewImports returns Imports of no cache yet.
-func NewImports(cfg Config) *Imports { return &Imports{cfg: cfg} }
+// NewImports returns Imports of no cache yet. Registries are asked with the credentials of
+// a group of sessions.
+func NewImports(cfg Config, g bksession.Group) *Imports { return &Imports{cfg: cfg, group: g} }
 
 // Load reads a cache's manifest and config, and answers from it from then on. Those that
 // were loaded first are asked first.
-func (im *Imports) Load(ctx context.Context, g bksession.Group, e Entry, log *progress.Log) error {
+func (im *Imports) Load(ctx context.Context, e Entry, log *progress.Log) error {
+	g := im.group
 	var o *origin
 	var err error
 	switch e.Type {
@@ -92,7 +100,7 @@ func (im *Imports) Load(ctx context.Context, g bksession.Group, e Entry, log *pr
 				return err
 			}
 		}
-		o, err = fromRegistry(ctx, im.cfg.Registry, g, e.Attrs)
+		o, err = im.fromRegistry(ctx, g, e.Attrs)
 	case "local":
 		o, err = fromClient(ctx, im.cfg.Sessions, g, e.Attrs)
 	default:

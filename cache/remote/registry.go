@@ -68,7 +68,8 @@ func (s *registryStore) finish(ctx context.Context, c contents, log *progress.Lo
 }
 
 // fromRegistry finds a cache, or an image that carries one, in a registry.
-func fromRegistry(ctx context.Context, client *registry.Client, g bksession.Group, attrs map[string]string) (*origin, error) {
+func (im *Imports) fromRegistry(ctx context.Context, g bksession.Group, attrs map[string]string) (*origin, error) {
+	client := im.cfg.Registry
 	named, err := cacheRef(attrs["ref"])
 	if err != nil {
 		return nil, err
@@ -77,6 +78,15 @@ func fromRegistry(ctx context.Context, client *registry.Client, g bksession.Grou
 	if v := attrs["registry.insecure"]; v != "" {
 		if loc.Insecure, err = strconv.ParseBool(v); err != nil {
 			return nil, fmt.Errorf("registry.insecure=%s is neither true nor false: %w", v, errdefs.ErrInvalidArgument)
+		}
+	}
+	if v := attrs["remote-check"]; v != "" {
+		check, err := strconv.ParseBool(v)
+		if err != nil {
+			return nil, fmt.Errorf("remote-check=%s is neither true nor false: %w", v, errdefs.ErrInvalidArgument)
+		}
+		if !check {
+			im.trust(loc)
 		}
 	}
 	top, err := client.ResolveAt(ctx, g, loc, named)

@@ -50,6 +50,7 @@ func (d *daemonFlags) bind(f *pflag.FlagSet) {
 	f.StringVar(&cfg.Log.Format, "log-format", cmp.Or(cfg.Log.Format, "text"), "text or json")
 	f.BoolVar(&cfg.PullEager, "pull-eager", cfg.PullEager, "read all layers of base images when a build names them, and not when a step needs them")
 	f.BoolVar(&cfg.ProxyNetwork, "proxy-network", cfg.ProxyNetwork, "give steps no network but a proxy that records what they fetch, as clients can ask for")
+	f.BoolVar(&cfg.NoRemoteCheck, "no-remote-check", cfg.NoRemoteCheck, "do not ask registries whether they still hold the layers of a result that was found")
 	f.BoolVar(&cfg.NoCacheFromAny, "no-cache-from-any", cfg.NoCacheFromAny, "refuse --cache-from=*, which takes what any image of the store was made of")
 	f.BoolVar(&cfg.GC.Disabled, "no-gc", cfg.GC.Disabled, "never remove anything from the cache")
 	f.DurationVar(&cfg.GC.KeepDuration, "gc-keep-duration", cfg.GC.KeepDuration, "keep what was used during this time")

@@ -56,6 +56,8 @@ type Client struct {
 	// by registry name; "!" in front for those made insecure by the caller
 	clients map[string]*http.Client
 	uploads map[string]*semaphore.Weighted
+
+	holdings holdings
 }
 
 // New returns a Client that asks the sessions of sm for credentials; sm may be nil.

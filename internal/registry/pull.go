@@ -169,12 +169,15 @@ func (c *Client) Referrers(ctx context.Context, g bksession.Group, ref string, d
 
 // Exists asks whether a repository holds a blob, or a manifest if that is what desc is.
 func (c *Client) Exists(ctx context.Context, g bksession.Group, loc Location, desc ocispec.Descriptor) (bool, error) {
-	hosts, err := c.hosts(g, loc.Insecure)(loc.Host())
+	h, err := c.host(g, loc.Host(), loc.Insecure)
 	if err != nil {
 		return false, err
 	}
+	return c.existsAt(ctx, h, loc, desc)
+}
+
+func (c *Client) existsAt(ctx context.Context, h docker.RegistryHost, loc Location, desc ocispec.Descriptor) (bool, error) {
 	ctx = docker.WithScope(quiet(ctx), scope(loc, "pull"))
-	h := hosts[len(hosts)-1]
 	resp, err := c.send(ctx, h, request{method: http.MethodHead, path: repoPath(h, loc, kind(desc), desc.Digest.String()), header: http.Header{"Accept": {desc.MediaType, "*/*"}}})
 	if err != nil {
 		return false, explain("pull", loc.Repo, loc.Host(), err)
@@ -249,6 +252,9 @@ func (b *blob) open() error {
 			return context.Cause(b.ctx)
 		}
 		err = explain("pull", loc.Repo+"@"+short(b.desc.Digest), loc.Host(), err)
+		if errdefs.IsNotFound(err) {
+			b.c.holdings.forget(holding{loc, b.desc.Digest})
+		}
 		// That one place lost it matters less than that another is down for now.
 		if first == nil || errdefs.IsNotFound(first) {
 			first = err

@@ -92,6 +92,7 @@ func (c *Client) PushBlob(ctx context.Context, g bksession.Group, t Target, b Bl
 	if err != nil {
 		return 0, explain("push", loc.Repo, loc.Host(), err)
 	}
+	c.holdings.note(holding{Location{Repo: loc.Repo, Insecure: t.Insecure}, b.Desc.Digest})
 	if t.Progress != nil {
 		t.Progress(b.Desc, b.Desc.Size, true)
 	}

@@ -51,7 +51,9 @@ type layerRow struct {
 	DiffID     digest.Digest `json:"diffID,omitempty"`
 	Note       []byte        `json:"note,omitempty"`     // see Draft.Annotate
 	Promised   bool          `json:"promised,omitempty"` // came from an image, not from a Draft
-	Blobs      []blobRow     `json:"blobs,omitempty"`
+	// Given says that an image which a build named has the layer: nothing makes it again.
+	Given bool      `json:"given,omitempty"`
+	Blobs []blobRow `json:"blobs,omitempty"`
 }
 
 // A blobRow is one form of a layer as a blob.

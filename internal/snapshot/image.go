@@ -23,6 +23,8 @@ type ImageLayer struct {
 	Desc   Desc
 	// Created is when the layer was made; now if it is not known.
 	Created time.Time
+	// Cached says that it is promised by a cache: if it is lost, it can be made again.
+	Cached bool
 	// Open, if set, reads the blob from somewhere else than a registry (a client's OCI
 	// layout); it is good only while the daemon runs.
 	Open func(ctx context.Context, g bksession.Group) (io.ReadCloser, error)
@@ -76,7 +78,7 @@ func (s *Store) Image(ctx context.Context, layers []ImageLayer) (*Ref, error) {
 			}
 			l = s.newLayer(id, layerRow{
 				Created: created, LastUsed: now, Description: il.Desc.Description, Type: il.Desc.Type,
-				Parents: parents, DiffID: il.DiffID, Promised: true,
+				Parents: parents, DiffID: il.DiffID, Promised: true, Given: !il.Cached,
 			})
 			l.uses++
 		}
@@ -108,12 +110,14 @@ func (l *layer) learn(il ImageLayer) bool {
 		}
 		l.open[il.Blob.Digest] = il.Open
 	}
+	news := l.row.Promised && !l.row.Given && !il.Cached
+	l.row.Given = l.row.Given || news
 	for i := range l.row.Blobs {
 		b := &l.row.Blobs[i]
 		if b.Digest != il.Blob.Digest {
 			continue
 		}
-		news := l.pending
+		news = news || l.pending
 		for _, loc := range il.From {
 			if !slices.Contains(b.From, loc) {
 				// The rows may be being encoded: do not write into the shared array.
@@ -131,6 +135,36 @@ func (l *layer) learn(il ImageLayer) bool {
 		From:      slices.Clone(il.From),
 	})
 	return true
+}
+
+// Elsewhere returns the layers that only registries hold and that could be made again if
+// these did not, each as the blobs any of which would do.
+func (r *Ref) Elsewhere() [][]Blob {
+	var out [][]Blob
+	for _, l := range r.layers {
+		if blobs := l.elsewhere(); blobs != nil {
+			out = append(out, blobs)
+		}
+	}
+	return out
+}
+
+func (l *layer) elsewhere() []Blob {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.dir != "" || l.row.Given {
+		return nil
+	}
+	var out []Blob
+	for _, b := range l.row.Blobs {
+		if b.Local || l.open[b.Digest] != nil {
+			return nil
+		}
+		if b.Epoch == nil && b.DiffID == l.row.DiffID && len(b.From) > 0 {
+			out = append(out, Blob{Descriptor: b.descriptor(), DiffID: b.DiffID, From: slices.Clone(b.From)})
+		}
+	}
+	return out
 }
 
 // source returns where the bytes of a blob can be had besides the content store.
