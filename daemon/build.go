@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -387,8 +388,8 @@ func (b *build) evaluate(ctx context.Context, res *frontend.Result) error {
 
 func results(res *frontend.Result) []frontend.Ref {
 	out := []frontend.Ref{res.Ref}
-	for _, r := range res.Refs {
-		out = append(out, r)
+	for _, platform := range slices.Sorted(maps.Keys(res.Refs)) {
+		out = append(out, res.Refs[platform])
 	}
 	return out
 }

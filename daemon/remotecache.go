@@ -113,6 +113,7 @@ func (b *build) ImportCache(entries ...frontend.CacheEntry) {
 		im.begun[id] = true
 		arrived := make(chan struct{})
 		im.arrived = append(im.arrived, arrived)
+		place := im.Place()
 		go func() { // ends with the build, which waits for it
 			defer close(arrived)
 			log, done := b.step("import:"+id, "importing cache manifest from "+remote.Entry(e).Name())
@@ -120,7 +121,7 @@ func (b *build) ImportCache(entries ...frontend.CacheEntry) {
 				done(errdefs.ErrPermissionDenied.WithMessage("this daemon allows --cache-from with the names of images only, not with *"))
 				return
 			}
-			done(im.Load(im.life, remote.Entry(e), log))
+			done(place.Load(im.life, remote.Entry(e), log))
 		}()
 	}
 }

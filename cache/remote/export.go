@@ -97,6 +97,9 @@ func (x *Exporter) Export(ctx context.Context, entries []solver.Entry, targets [
 			digests := make([]digest.Digest, len(o.blobs))
 			for i, l := range o.blobs {
 				digests[i] = l.Digest
+				if epoch != nil && l.Created.After(*epoch) {
+					l.Created = *epoch // as its files are: the same build is the same cache
+				}
 				layers[l.Digest] = l
 			}
 			b.add(o.Entry, []result{{Layer: b.stack(digests)}}, nil)

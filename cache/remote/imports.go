@@ -61,8 +61,9 @@ type Imports struct {
 	cfg   Config
 	group bksession.Group
 
-	mu   sync.RWMutex
-	list []*memory
+	mu     sync.RWMutex
+	places [][]*memory // what was read for each place
+	list   []*memory   // all of it, in this order; not changed, but replaced
 	// trusted are repositories that are not asked whether they still hold what they promise.
 	trusted map[registry.Location]bool
 	// doubt is set when something turned out to be lost: from then on it is asked of each
@@ -81,23 +82,52 @@ var (
 // a group of sessions.
 func NewImports(cfg Config, g bksession.Group) *Imports { return &Imports{cfg: cfg, group: g} }
 
-// Load reads a cache's manifest and config, and answers from it from then on. Those that
-// were loaded first are asked first.
-func (im *Imports) Load(ctx context.Context, e Entry, log *progress.Log) error {
+// A Place is where a cache stands among others. Those that have an earlier place are asked
+// first, whichever has been read first.
+type Place struct {
+	im *Imports
+	at int
+}
+
+// Place returns the next place.
+func (im *Imports) Place() Place {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	im.places = append(im.places, nil)
+	return Place{im, len(im.places) - 1}
+}
+
+// Load reads a cache's manifest and config. From then on Imports answer from it.
+func (p Place) Load(ctx context.Context, e Entry, log *progress.Log) error {
+	found, err := p.im.read(ctx, e, log)
+	p.put(found)
+	return err
+}
+
+func (p Place) put(found []*memory) {
+	p.im.mu.Lock()
+	defer p.im.mu.Unlock()
+	p.im.places[p.at] = found
+	p.im.list = slices.Concat(p.im.places...)
+}
+
+// read reads a cache, or several. What was found counts, even if there is an error as well.
+func (im *Imports) read(ctx context.Context, e Entry, log *progress.Log) ([]*memory, error) {
 	g := im.group
+	var found []*memory
 	var o *origin
 	var err error
 	switch e.Type {
 	case "store":
-		n, err := im.loadStore(ctx, e.Attrs["ref"], log)
+		found, err := im.readStore(ctx, e.Attrs["ref"], log)
 		if err == nil {
-			log.Track(fmt.Sprintf("images with a cache: %d", n)).Done()
+			log.Track(fmt.Sprintf("images with a cache: %d", len(found))).Done()
 		}
-		return err
+		return found, err
 	case "registry":
 		if e.Attrs["store"] == "true" {
-			if _, err := im.loadStore(ctx, e.Attrs["ref"], log); err != nil {
-				return err
+			if found, err = im.readStore(ctx, e.Attrs["ref"], log); err != nil {
+				return found, err
 			}
 		}
 		o, err = im.fromRegistry(ctx, g, e.Attrs)
@@ -106,30 +136,22 @@ func (im *Imports) Load(ctx context.Context, e Entry, log *progress.Log) error {
 	default:
 		open := im.cfg.Objects[e.Type]
 		if open == nil {
-			return unknown("importer", e.Type)
+			return nil, unknown("importer", e.Type)
 		}
 		m, err := loadObjects(ctx, open, e)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		im.add(m)
-		return nil
+		return []*memory{m}, nil
 	}
 	if err != nil {
-		return err
+		return found, err
 	}
 	m, err := o.load(ctx, log)
 	if err != nil {
-		return err
+		return found, err
 	}
-	im.add(m)
-	return nil
-}
-
-func (im *Imports) add(m *memory) {
-	im.mu.Lock()
-	defer im.mu.Unlock()
-	im.list = append(im.list, m)
+	return append(found, m), nil
 }
 
 // Get implements solver.Cache. What it returns are promises.

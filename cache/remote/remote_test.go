@@ -69,7 +69,7 @@ func (p *place) export(kind string, attrs map[string]string, entries []solver.En
 
 func (p *place) load(kind string, attrs map[string]string) (*remote.Imports, error) {
 	im := remote.NewImports(p.cfg, p.group)
-	return im, im.Load(p.t.Context(), remote.Entry{Type: kind, Attrs: attrs}, progress.NewLog())
+	return im, im.Place().Load(p.t.Context(), remote.Entry{Type: kind, Attrs: attrs}, progress.NewLog())
 }
 
 // get returns the files of a result, or nil if there is none.

@@ -61,16 +61,16 @@ func Recall(parts []Part) ([]byte, error) {
 // maxRecalled bounds how many images of the store one pattern brings into a build.
 const maxRecalled = 1000
 
-// loadStore reads what the image store remembers of images whose names match a pattern,
-// the newest first, and returns how many there were. Nothing else is asked.
-func (im *Imports) loadStore(ctx context.Context, pattern string, log *progress.Log) (int, error) {
+// readStore returns what the image store remembers of images whose names match a pattern,
+// the newest first. Nothing else is asked.
+func (im *Imports) readStore(ctx context.Context, pattern string, log *progress.Log) ([]*memory, error) {
 	match, err := nameMatcher(pattern)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	all, err := im.cfg.Store.Images(ctx)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	all = slices.DeleteFunc(all, func(i snapshot.Image) bool { return !match(i.Name) })
 	slices.SortStableFunc(all, func(a, b snapshot.Image) int { return b.Created.Compare(a.Created) })
@@ -86,14 +86,11 @@ func (im *Imports) loadStore(ctx context.Context, pattern string, log *progress.
 		}
 		m, err := recall(img.Recall)
 		if err != nil {
-			return 0, fmt.Errorf("what is remembered of image %s: %w", i.Name, err)
+			return nil, fmt.Errorf("what is remembered of image %s: %w", i.Name, err)
 		}
 		found = append(found, m)
 	}
-	im.mu.Lock()
-	defer im.mu.Unlock()
-	im.list = append(im.list, found...)
-	return len(found), nil
+	return found, nil
 }
 
 // recall reads what Recall wrote.
