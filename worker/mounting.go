@@ -33,6 +33,7 @@ type mounting struct {
 	demand solver.Demand
 
 	fetched *proxy.Record           // what the process asked its proxy for; nil if it had none
+	uses    map[*pb.Mount]CacheUse  // cache mounts that builds may bring along
 	caches  map[string]string       // cache mounts, by key: a step may mount one twice
 	drafts  map[int]*snapshot.Draft // by index of the mount
 	roots   map[int]string          // what is mounted from the host, by index of the mount
@@ -191,25 +192,29 @@ func (m *mounting) cache(ctx context.Context, mt *pb.Mount, ref solver.Ref) (str
 	if path, ok := m.caches[key]; ok {
 		return inside(path, mt.Selector)
 	}
-	sharing := map[pb.CacheSharingOpt]snapshot.Sharing{
-		pb.CacheSharingOpt_SHARED:  snapshot.Shared,
-		pb.CacheSharingOpt_PRIVATE: snapshot.Private,
-		pb.CacheSharingOpt_LOCKED:  snapshot.Locked,
-	}[mt.CacheOpt.GetSharing()]
+	use, portable := m.uses[mt]
 	desc := snapshot.Desc{
 		Type:        snapshot.TypeCacheMount,
 		Description: fmt.Sprintf("cached mount %s from exec %s", mt.Dest, m.name),
 	}
-	if m.anew {
+	switch {
+	case m.anew:
 		if err := m.w.Store.DropDir(ctx, key, desc.Type, base); err != nil {
 			return "", err
 		}
+	case portable:
+		if err := m.w.seed(ctx, m.demand, use, key, desc, base); err != nil {
+			return "", err
+		}
 	}
-	dir, err := m.w.Store.OpenDir(ctx, key, desc, sharing, base, m.access)
+	dir, err := m.w.Store.OpenDir(ctx, key, desc, sharings[mt.CacheOpt.GetSharing()], base, m.access)
 	if err != nil {
 		return "", lost(ref, err)
 	}
 	m.undo = append(m.undo, dir.Close)
+	if portable && use.Base != "" {
+		dir.SetMeta(metaBase, []byte(use.Base))
+	}
 	m.use(key, dir.Path)
 	return inside(dir.Path, mt.Selector)
 }

@@ -34,7 +34,8 @@ type execOp struct {
 	anew        bool     // cache mounts start empty
 	platform    *pb.Platform
 	limits      llb.RunLimits
-	proxied     bool // see LoadOptions
+	proxied     bool                   // see LoadOptions
+	caches      map[*pb.Mount]CacheUse // without those that are bound to this machine
 }
 
 // ExecError says that a process of the build failed.
@@ -88,6 +89,7 @@ func newExecOp(w *Worker, v *llb.Vertex, exec *pb.ExecOp, opt LoadOptions) (*exe
 	if !root {
 		return nil, errors.New("a process has no root filesystem: no mount has the destination /")
 	}
+	o.caches = portable(v)
 	return o, nil
 }
 
@@ -154,7 +156,7 @@ func (o *execOp) Run(ctx context.Context, d solver.Demand, _ solver.Spec, in []s
 
 // once is one try.
 func (o *execOp) once(ctx context.Context, d solver.Demand, in []solver.Ref, try int) ([]solver.Ref, error) {
-	m := &mounting{w: o.w, access: o.w.access(d), id: newID(), name: o.name, anew: o.anew, demand: d}
+	m := &mounting{w: o.w, access: o.w.access(d), id: newID(), name: o.name, anew: o.anew, demand: d, uses: o.caches}
 	refs, err := o.run(ctx, d, m, in, try)
 	if cleanErr := m.close(); err == nil && cleanErr != nil {
 		for _, r := range refs {

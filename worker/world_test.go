@@ -169,9 +169,17 @@ func (w *world) layers() int {
 type client struct {
 	sessions []string
 	blobs    *snapshot.Compression
+	seeds    func(worker.CacheMount) []snapshot.Seed
 }
 
-var _ worker.Client = client{}
+var _ worker.CacheSeeder = client{}
+
+func (c client) CacheSeeds(m worker.CacheMount) []snapshot.Seed {
+	if c.seeds == nil {
+		return nil
+	}
+	return c.seeds(m)
+}
 
 func (c client) Eager() bool        { return false }
 func (c client) Pins() *worker.Pins { return &worker.Pins{} }
