@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/cache/remote"
+	"github.com/dbuild/dbuild/cache/remote/azblob"
 	"github.com/dbuild/dbuild/cache/remote/s3"
 	"github.com/dbuild/dbuild/exporter"
 	"github.com/dbuild/dbuild/frontend"
@@ -29,7 +30,8 @@ func (d *Daemon) cacheConfig() remote.Config {
 
 // objects are the places that keep objects and may have caches.
 var objects = map[string]remote.OpenObjects{
-	"s3": func(a *exporter.Attrs) (remote.Objects, error) { return s3.New(a) },
+	"s3":     func(a *exporter.Attrs) (remote.Objects, error) { return s3.New(a) },
+	"azblob": func(a *exporter.Attrs) (remote.Objects, error) { return azblob.New(a) },
 }
 
 // cacheExports are the caches that a build writes.
