@@ -33,7 +33,7 @@ type Options struct {
 	// Dial connects to the world.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Roots are whom servers have their certificates of; nil is the system's.
-	Roots *x509.CertPool
+	Roots  *x509.CertPool
 	Record *Record
 }
 
@@ -152,6 +152,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the address is too long", http.StatusRequestURITooLong)
 		return
 	}
+	// A client that has nothing more to say may have closed its side: net/http takes it for gone.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
+	r = r.WithContext(ctx)
 	if s.opt.Judge != nil {
 		u, err := s.opt.Judge(r.Context(), r.Method, r.URL)
 		if err != nil {
