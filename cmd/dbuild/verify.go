@@ -114,6 +114,8 @@ func onlyBuild(f *buildflags.Flags) {
 	f.Tag, f.Push, f.Load, f.CacheTo = nil, false, false, nil
 	f.Attest, f.Provenance, f.SBOM = nil, "", ""
 	f.Call, f.Check = "build", false
+	// What steps fetch is none of the sources that are the same for both builds.
+	f.ProxyNetwork = false
 }
 
 // epoch is the time that files and images are to have: as given, or that of the newest commit
