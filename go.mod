@@ -61,6 +61,7 @@ require (
 	github.com/spf13/pflag v1.0.10
 	github.com/tonistiigi/dchapes-mode v0.0.0-20250318174251-73d941a28323
 	github.com/tonistiigi/fsutil v0.0.0-20260819142231-83cac42c1c52
+	github.com/tonistiigi/go-actions-cache v0.0.0-20260120203934-54bc28c26fd2
 	github.com/tonistiigi/go-archvariant v1.0.0
 	github.com/tonistiigi/go-csvvalue v0.0.0-20240814133006-030d3b2625d0
 	github.com/vishvananda/netlink v1.3.1
@@ -104,6 +105,7 @@ require (
 )
 
 require (
+	github.com/dimchansky/utfbom v1.1.1 // indirect
 	github.com/docker/go-connections v0.7.0 // indirect
 	github.com/fvbommel/sortorder v1.2.1 // indirect
 	github.com/moby/sys/atomicwriter v0.1.0 // indirect

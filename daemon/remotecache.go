@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/cache/remote"
 	"github.com/dbuild/dbuild/cache/remote/azblob"
+	"github.com/dbuild/dbuild/cache/remote/gha"
 	"github.com/dbuild/dbuild/cache/remote/s3"
 	"github.com/dbuild/dbuild/exporter"
 	"github.com/dbuild/dbuild/frontend"
@@ -32,6 +33,7 @@ func (d *Daemon) cacheConfig() remote.Config {
 var objects = map[string]remote.OpenObjects{
 	"s3":     func(a *exporter.Attrs) (remote.Objects, error) { return s3.New(a) },
 	"azblob": func(a *exporter.Attrs) (remote.Objects, error) { return azblob.New(a) },
+	"gha":    func(a *exporter.Attrs) (remote.Objects, error) { return gha.New(a) },
 }
 
 // cacheExports are the caches that a build writes.

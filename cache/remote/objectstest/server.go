@@ -27,7 +27,9 @@ type Server struct {
 	parts   map[string]map[string][]byte // of uploads that are not complete
 	faults  []*fault
 	log     []string
-	next    int // of uploads
+	next    int               // of uploads
+	names   map[string]string // keys of uploads to GitHub
+	taken   map[string]bool   // keys that GitHub has reserved
 }
 
 type object struct {
@@ -44,7 +46,7 @@ type fault struct {
 }
 
 func newServer(handle func(s *Server, w http.ResponseWriter, r *http.Request)) *Server {
-	s := &Server{objects: map[string]object{}, parts: map[string]map[string][]byte{}}
+	s := &Server{objects: map[string]object{}, parts: map[string]map[string][]byte{}, names: map[string]string{}, taken: map[string]bool{}}
 	s.http = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		what := r.Method + " " + r.URL.RequestURI()
 		f := s.arrived(what)
@@ -234,7 +236,7 @@ func (s *Server) complete(id, key string, names []string) error {
 	return nil
 }
 
-// serve sends an object, or what of it Range or rangeHeader asks for.
+// serve sends an object, or what of it a range asks for.
 func serve(w http.ResponseWriter, r *http.Request, o object) {
 	if v := r.Header.Get("x-ms-range"); v != "" {
 		r.Header.Set("Range", v)
