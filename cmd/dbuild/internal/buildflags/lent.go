@@ -158,9 +158,13 @@ var cacheTypes = map[string]struct{ from, to string }{
 	"inline":   {"", ""},
 	"store":    {"ref", ""},
 	"gha":      {"", ""},
-	"s3":       {"bucket", "bucket"},
+	"s3":       {"", ""},
 	"azblob":   {"", ""},
 }
+
+// notInWorkflow says of a flag and its value that the environment is not that of a workflow.
+// The same command is run elsewhere, too.
+const notInWorkflow = "%s %s is ignored: there is no ACTIONS_RUNTIME_TOKEN with ACTIONS_CACHE_URL or ACTIONS_RESULTS_URL in the environment, which a step of a GitHub workflow has if it is passed on"
 
 // caches reads --cache-from and --cache-to.
 func (f *Flags) caches(r *Request, env Env) error {
@@ -178,12 +182,20 @@ func (f *Flags) caches(r *Request, env Env) error {
 			r.Notices = append(r.Notices, fmt.Sprintf("--cache-from %s is ignored: there is no cache in %s", v, c.Attrs["src"]))
 			continue
 		}
+		if c.Type == "gha" && !actionsCache(c.Attrs, env) {
+			r.Notices = append(r.Notices, fmt.Sprintf(notInWorkflow, "--cache-from", v))
+			continue
+		}
 		r.CacheFrom = append(r.CacheFrom, c)
 	}
 	for _, v := range f.CacheTo {
 		c, err := parseCache("--cache-to", v, env)
 		if err != nil {
 			return err
+		}
+		if c.Type == "gha" && !actionsCache(c.Attrs, env) {
+			r.Notices = append(r.Notices, fmt.Sprintf(notInWorkflow, "--cache-to", v))
+			continue
 		}
 		same := func(o client.CacheOptionsEntry) bool { return o.Type == c.Type && maps.Equal(o.Attrs, c.Attrs) }
 		if !slices.ContainsFunc(r.CacheTo, same) {
@@ -245,6 +257,9 @@ func parseCache(flag, v string, env Env) (client.CacheOptionsEntry, error) {
 		names := slices.Sorted(maps.Keys(cacheTypes))
 		return c, fmt.Errorf("%s %s: unknown type %q; there are %s", flag, v, c.Type, strings.Join(names, ", "))
 	}
+	if c.Type == "s3" {
+		bucketCache(c.Attrs, env)
+	}
 	need := t.from
 	if flag == "--cache-to" {
 		need = t.to
@@ -266,13 +281,6 @@ func parseCache(flag, v string, env Env) (client.CacheOptionsEntry, error) {
 			return c, fmt.Errorf("%s %s: not an image name: %w", flag, v, err)
 		}
 		c.Attrs["ref"] = reference.TagNameOnly(n).String()
-	}
-	if c.Type == "gha" {
-		for attr, name := range map[string]string{"token": "ACTIONS_RUNTIME_TOKEN", "url": "ACTIONS_CACHE_URL", "url_v2": "ACTIONS_RESULTS_URL"} {
-			if v := env.get(name); c.Attrs[attr] == "" && v != "" {
-				c.Attrs[attr] = v
-			}
-		}
 	}
 	return c, nil
 }

@@ -179,7 +179,7 @@ func TestCaches(t *testing.T) {
 		t.Fatal(err)
 	}
 	from := []map[string]string{
-		attrs("ref", "docker.io/user/app:latest", "store", "true"), attrs("src", "c"), attrs("token", "tok", "url_v2", "u"),
+		attrs("ref", "docker.io/user/app:latest", "store", "true"), attrs("src", "c"), attrs("token", "tok", "url", "u"),
 		attrs("ref", "docker.io/library/one:1", "store", "true"), attrs("ref", "docker.io/library/two:2", "store", "true"),
 		attrs("ref", "*"), attrs("ref", "team/*"),
 	}
@@ -197,4 +197,59 @@ func TestCaches(t *testing.T) {
 	if len(r.AsksCache) != 2 {
 		t.Errorf("asks %q", r.AsksCache)
 	}
+}
+
+func TestCachesOfActions(t *testing.T) {
+	workdir(t, "Dockerfile")
+	for _, c := range []struct {
+		env  map[string]string
+		flag string
+		want map[string]string // nil: a notice
+	}{
+		{attrs("ACTIONS_RUNTIME_TOKEN", "t", "ACTIONS_CACHE_URL", "c", "ACTIONS_RESULTS_URL", "r"), "type=gha", attrs("token", "t", "url", "c")},
+		{attrs("ACTIONS_RUNTIME_TOKEN", "t", "ACTIONS_RESULTS_URL", "r", "ACTIONS_CACHE_SERVICE_V2", "True"), "type=gha,scope=s", attrs("token", "t", "url", "r", "url_v2", "r", "scope", "s")},
+		{attrs("ACTIONS_RUNTIME_TOKEN", "t", "ACTIONS_CACHE_URL", "c", "ACTIONS_RESULTS_URL", "r", "ACTIONS_CACHE_SERVICE_V2", "1"), "type=gha,version=1", attrs("token", "t", "url", "c", "version", "1")},
+		{attrs("ACTIONS_RUNTIME_TOKEN", "t", "ACTIONS_CACHE_URL", "c"), "type=gha,token=mine,url=here", attrs("token", "mine", "url", "here")},
+		{attrs("ACTIONS_RUNTIME_TOKEN", "t"), "type=gha", nil},
+		{nil, "type=gha,url=here", nil},
+	} {
+		r, err := parse(t, c.env, "--cache-from", c.flag, "--cache-to", c.flag, ".")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.want == nil {
+			if len(r.CacheFrom)+len(r.CacheTo) > 0 || len(r.Notices) != 2 || !strings.Contains(r.Notices[1], "--cache-to "+c.flag+" is ignored") {
+				t.Errorf("%v: %+v", c, r.Notices)
+			}
+			continue
+		}
+		if d := cmp.Diff(c.want, r.CacheFrom[0].Attrs) + cmp.Diff(c.want, r.CacheTo[0].Attrs); d != "" {
+			t.Errorf("%v: %s", c, d)
+		}
+	}
+}
+
+func TestCachesInBuckets(t *testing.T) {
+	workdir(t, "Dockerfile")
+	t.Setenv("AWS_CONFIG_FILE", "/nonexistent")
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_WEB_IDENTITY_TOKEN_FILE"} {
+		t.Setenv(name, "")
+	}
+	check := func(flag string, env, want map[string]string) {
+		t.Helper()
+		r, err := parse(t, env, "--cache-to", flag, ".")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, r.CacheTo[0].Attrs); d != "" {
+			t.Errorf("%s: %s", flag, d)
+		}
+	}
+	check("type=s3,bucket=b", nil, attrs("bucket", "b")) // the daemon says what is missing
+	t.Setenv("AWS_ACCESS_KEY_ID", "id")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "key")
+	t.Setenv("AWS_SESSION_TOKEN", "session")
+	check("type=s3", attrs("AWS_BUCKET", "b", "AWS_REGION", "r"), attrs("bucket", "b", "region", "r", "access_key_id", "id", "secret_access_key", "key", "session_token", "session"))
+	check("type=s3,bucket=mine,access_key_id=i,secret_access_key=k", attrs("AWS_BUCKET", "b"), attrs("bucket", "mine", "access_key_id", "i", "secret_access_key", "k"))
 }
