@@ -75,7 +75,7 @@ fuzz: build-deps
 	    echo "== $$p $$f"; $(GO) test -tags $(TAGS) -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; \
 	  done; done
 
-tools: $(TOOLS)/buildctl $(TOOLS)/buildkitd $(TOOLS)/dockerfile-frontend $(TOOLS)/buildx
+tools: $(TOOLS)/buildctl $(TOOLS)/buildkitd $(TOOLS)/dockerfile-frontend $(TOOLS)/buildx $(TOOLS)/engine
 
 $(TOOLS)/buildctl $(TOOLS)/buildkitd $(TOOLS)/dockerfile-frontend: tools/go.mod tools/go.sum
 	cd tools && CGO_ENABLED=0 $(GO) build -o $(TOOLS)/ github.com/moby/buildkit/cmd/buildctl github.com/moby/buildkit/cmd/buildkitd \
@@ -90,6 +90,13 @@ frontend-image: build
 # buildx needs a newer BuildKit client than the daemon that we compare with.
 $(TOOLS)/buildx:
 	GOBIN=$(TOOLS) CGO_ENABLED=0 $(GO) install github.com/docker/buildx/cmd/buildx@$(BUILDX_VERSION)
+
+# The engines that images are loaded into are Debian's, unpacked and not installed, so that
+# none runs but those of the tests.
+$(TOOLS)/engine:
+	rm -rf $@.new && mkdir -p $@.new && cd $@.new && \
+	  { apt-get download -qq docker.io containerd || { $(SUDO) apt-get update -qq && apt-get download -qq docker.io containerd; }; } && \
+	  for p in *.deb; do dpkg -x $$p . || exit 1; done && rm *.deb && mv $@.new $@
 
 $(TOOLS)/golangci-lint:
 	GOBIN=$(TOOLS) CGO_ENABLED=0 $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)

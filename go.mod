@@ -105,6 +105,8 @@ require (
 )
 
 require (
+	github.com/containerd/fifo v1.1.0 // indirect
+	github.com/containerd/plugin v1.1.0 // indirect
 	github.com/dimchansky/utfbom v1.1.1 // indirect
 	github.com/docker/go-connections v0.7.0 // indirect
 	github.com/fvbommel/sortorder v1.2.1 // indirect

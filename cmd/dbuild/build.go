@@ -116,7 +116,7 @@ func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg str
 		defer a.printExplanation(ctx, d, opt.Ref)
 	}
 	if err == nil {
-		err = outputs.commit()
+		err = outputs.commit(ctx)
 	} else if oerr := outputs.err(); oerr != nil && ctx.Err() == nil {
 		err = oerr // the daemon only knows that we stopped reading
 	}

@@ -27,7 +27,7 @@ type commandLoad struct {
 	err    error
 }
 
-var _ load = (*commandLoad)(nil)
+var _ streamLoad = (*commandLoad)(nil)
 
 func (l *commandLoad) open(md map[string]string) (io.WriteCloser, error) {
 	l.mu.Lock()
@@ -95,7 +95,7 @@ func (l *commandLoad) running() chan struct{} {
 	return l.done
 }
 
-func (l *commandLoad) wait() error {
+func (l *commandLoad) wait(context.Context) error {
 	done := l.running()
 	if l.known() {
 		return nil

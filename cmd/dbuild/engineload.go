@@ -36,7 +36,7 @@ type engineLoad struct {
 	err   error                // why not
 }
 
-var _ load = (*engineLoad)(nil)
+var _ streamLoad = (*engineLoad)(nil)
 
 func newEngineLoad(e *engine.Engine, out io.Writer) *engineLoad {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -192,7 +192,7 @@ func (l *engineLoad) failed(err error) {
 	l.err = err
 }
 
-func (l *engineLoad) wait() error {
+func (l *engineLoad) wait(context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err == nil && !l.ok {

@@ -84,7 +84,7 @@ func (l *loading) load(name, label string, files ...string) (lines []string, err
 	_, err = x.Export(l.t.Context(), src, exporter.Access{Group: g, SessionIDs: []string{id}, Log: log})
 	done(err)
 	if err == nil {
-		err = o.commit()
+		err = o.commit(context.Background())
 	} else if oerr := o.err(); oerr != nil {
 		err = oerr
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildflags"
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/engine"
+	"github.com/dbuild/dbuild/cmd/dbuild/internal/imagestore"
 	"github.com/dbuild/dbuild/internal/rpcerror"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/errdefs"
@@ -39,6 +40,7 @@ func kindOf(err error) rpcerror.Kind {
 		dir    *buildflags.MissingContextError
 		conn   *connectError
 		engine *engine.UnreachableError
+		images *imagestore.UnreachableError
 		exit   *gwpb.ExitError
 		vertex *errdefs.VertexError
 	)
@@ -46,7 +48,7 @@ func kindOf(err error) rpcerror.Kind {
 	switch {
 	case errors.As(err, &usage), errors.As(err, &flags), errors.As(err, &file), errors.As(err, &dir):
 		return rpcerror.Kind{Class: rpcerror.Config}
-	case errors.As(err, &conn), errors.As(err, &engine):
+	case errors.As(err, &conn), errors.As(err, &engine), errors.As(err, &images):
 		return rpcerror.Kind{Class: rpcerror.Network, Retryable: true}
 	case code == codes.Canceled:
 		return rpcerror.Kind{Class: rpcerror.Canceled}

@@ -18,14 +18,19 @@ import (
 
 // A load hands an image to an engine.
 type load interface {
-	// open is told what image will come. None comes if it returns no writer.
-	open(md map[string]string) (io.WriteCloser, error)
 	// wait returns when the engine has the image.
-	wait() error
+	wait(context.Context) error
 	// failure returns why the engine took no more, if that is so.
 	failure() error
 	// kill ends what is going on; no-op afterwards.
 	kill()
+}
+
+// A streamLoad takes the image as an archive.
+type streamLoad interface {
+	load
+	// open is told what image will come. None comes if it returns no writer.
+	open(md map[string]string) (io.WriteCloser, error)
 }
 
 // loaders are the commands that take images as docker does, the usual one first.
@@ -36,7 +41,10 @@ var loaders = []string{"docker", "podman", "nerdctl"}
 const askTimeout = 10 * time.Second
 
 // newLoad finds the engine: docker's if there is one, or else what a command leads to.
-func (a *app) newLoad(ctx context.Context, e buildflags.Export, c *configfile.ConfigFile) (load, error) {
+func (a *app) newLoad(ctx context.Context, e buildflags.Export, c *configfile.ConfigFile) (streamLoad, error) {
+	if e.Engine == "podman" || e.Engine == "nerdctl" {
+		return a.newCommandLoad(e.Engine)
+	}
 	ask, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	docker, err := engine.Open(ask, engine.Choice{Context: e.Attrs["context"], Config: c})
@@ -50,11 +58,13 @@ func (a *app) newLoad(ctx context.Context, e buildflags.Export, c *configfile.Co
 		return nil, err
 	}
 	for _, name := range loaders {
-		path, lerr := exec.LookPath(name)
+		if e.Engine != "" && e.Engine != name {
+			continue
+		}
+		l, lerr := a.newCommandLoad(name)
 		if lerr != nil {
 			continue
 		}
-		l := &commandLoad{path: path, name: name, out: a.stderr}
 		// The command may be podman's, or know a way to its engine that we don't.
 		if name == "docker" && l.ask("version") != nil {
 			return nil, err
@@ -62,10 +72,18 @@ func (a *app) newLoad(ctx context.Context, e buildflags.Export, c *configfile.Co
 		return l, nil
 	}
 	var unreachable *engine.UnreachableError
-	if !errors.As(err, &unreachable) || unreachable.Denied() {
+	if !errors.As(err, &unreachable) || unreachable.Denied() || e.Engine != "" {
 		return nil, err
 	}
 	return nil, fmt.Errorf("--load needs an engine: %w, and there is none of the commands %s; write a file with -o type=docker,dest=FILE", err, strings.Join(loaders, ", "))
+}
+
+func (a *app) newCommandLoad(name string) (*commandLoad, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return nil, fmt.Errorf("--load=%s: there is no such command", name)
+	}
+	return &commandLoad{path: path, name: name, out: a.stderr}, nil
 }
 
 // answerLoads answers the daemon's questions to the engines of outputs, which are by number.

@@ -24,6 +24,15 @@ type outputs struct {
 
 // openOutputs checks that the results can be written, and how.
 func (a *app) openOutputs(ctx context.Context, exports []buildflags.Export, c *configfile.ConfigFile) (_ *outputs, err error) {
+	stores := 0
+	for _, e := range exports {
+		if e.Sink == buildflags.IntoContainerd || e.Sink == buildflags.Dir && e.Type == "oci" {
+			stores++
+		}
+	}
+	if stores > 1 {
+		return nil, errOneStore
+	}
 	o := &outputs{engines: map[int]*engineLoad{}}
 	defer func() {
 		if err != nil {
@@ -60,6 +69,13 @@ func (a *app) openOutputs(ctx context.Context, exports []buildflags.Export, c *c
 				o.engines[i] = e
 			}
 			entry.Output = l.open
+		case buildflags.IntoContainerd:
+			l, err := a.newContainerdLoad(ctx, e)
+			if err != nil {
+				return nil, err
+			}
+			o.loads = append(o.loads, l)
+			entry.OutputStore = l.store
 		}
 		o.entries = append(o.entries, entry)
 	}
@@ -67,9 +83,9 @@ func (a *app) openOutputs(ctx context.Context, exports []buildflags.Export, c *c
 }
 
 // commit gives files their names and waits for engines.
-func (o *outputs) commit() error {
+func (o *outputs) commit(ctx context.Context) error {
 	for _, l := range o.loads {
-		if err := l.wait(); err != nil {
+		if err := l.wait(ctx); err != nil {
 			return err
 		}
 	}

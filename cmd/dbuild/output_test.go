@@ -51,7 +51,7 @@ func TestOutputFileAppearsOnSuccessOnly(t *testing.T) {
 	if err := send(t, o, 0, "whole"); err != nil {
 		t.Fatal(err)
 	}
-	if err := o.commit(); err != nil {
+	if err := o.commit(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	o.discard()
@@ -76,7 +76,7 @@ func TestOutputReplacesTheTargetOfALink(t *testing.T) {
 	if err := send(t, o, 0, "new"); err != nil {
 		t.Fatal(err)
 	}
-	if err := o.commit(); err != nil {
+	if err := o.commit(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	if b, _ := os.ReadFile(target); string(b) != "new" {
@@ -127,7 +127,7 @@ func TestDockerLoad(t *testing.T) {
 	if err := send(t, o, 0, "image"); err != nil {
 		t.Fatal(err)
 	}
-	if err := o.commit(); err != nil {
+	if err := o.commit(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	o.discard()
@@ -148,7 +148,7 @@ func TestDockerLoadFails(t *testing.T) {
 	if err := send(t, o, 0, "image"); err != nil {
 		t.Fatal(err)
 	}
-	if err := o.commit(); err == nil || !strings.Contains(err.Error(), "no engine") {
+	if err := o.commit(context.Background()); err == nil || !strings.Contains(err.Error(), "no engine") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -187,7 +187,7 @@ esac`)
 				t.Fatal(err)
 			}
 		}
-		if err := o.commit(); err != nil {
+		if err := o.commit(context.Background()); err != nil {
 			t.Errorf("%+v: %v", tc, err)
 		}
 		o.discard()

@@ -111,7 +111,7 @@ func (a *app) printVerification(v verification, format string) error {
 
 // onlyBuild takes from the flags what is done with a result, and what is said about it.
 func onlyBuild(f *buildflags.Flags) {
-	f.Tag, f.Push, f.Load, f.CacheTo = nil, false, false, nil
+	f.Tag, f.Push, f.Load, f.CacheTo = nil, false, buildflags.Load{}, nil
 	f.Attest, f.Provenance, f.SBOM = nil, "", ""
 	f.Call, f.Check = "build", false
 	// What steps fetch is none of the sources that are the same for both builds.

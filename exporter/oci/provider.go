@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/exporter"
 	"github.com/dbuild/dbuild/internal/snapshot"
+	units "github.com/docker/go-units"
 	bksession "github.com/moby/buildkit/session"
 	sessioncontent "github.com/moby/buildkit/session/content"
 	digest "github.com/opencontainers/go-digest"
@@ -108,11 +109,16 @@ func (e *Exporter) sendContent(ctx context.Context, a exporter.Access, img *expo
 	}
 	store := sessioncontent.NewCallerStore(caller, exportStore)
 	from := newProvider(img, a.Group)
-	line := a.Log.Track("copying to client")
+	layers := img.Layers()
 	var order []ocispec.Descriptor
-	for _, l := range img.Layers() {
-		order = append(order, l.Descriptor)
+	size := int64(0)
+	for _, l := range layers {
+		if _, err := store.Info(ctx, l.Digest); err != nil { // or it cannot be told; Writer will
+			order = append(order, l.Descriptor)
+			size += l.Size
+		}
 	}
+	line := a.Log.Track(fmt.Sprintf("sending layers to the client: %d of %d missing, %s", len(order), len(layers), units.HumanSize(float64(size))))
 	for _, m := range img.All() {
 		order = append(order, m.Config, m.Desc)
 	}

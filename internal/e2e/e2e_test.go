@@ -79,6 +79,9 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"requests":    cmdRequests,
 	"git":         cmdGit,
 
+	"dockerd":    cmdDockerd,
+	"containerd": cmdContainerd,
+
 	"buildkitd":        cmdBuildkitd,
 	"frontend-program": cmdFrontendProgram,
 	"frontend-build":   cmdFrontendBuild,

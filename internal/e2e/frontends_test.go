@@ -22,33 +22,40 @@ func cmdBuildkitd(ts *testscript.TestScript, _ bool, _ []string) {
 
 // startBuildkitd starts a stock buildkitd that keeps everything in dir.
 func startBuildkitd(tools, dir string) (addr string, stop func(), err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", nil, err
-	}
 	addr = "unix://" + filepath.Join(dir, "s")
+	p := exec.Command(filepath.Join(tools, "buildkitd"), "--root", filepath.Join(dir, "state"), "--addr", addr, "--oci-worker-gc=false", "--containerd-worker=false")
+	stop, err = startPeer(dir, p, func() bool {
+		return exec.Command(filepath.Join(tools, "buildctl"), "--addr", addr, "debug", "workers").Run() == nil
+	})
+	return addr, stop, err
+}
+
+// startPeer starts a daemon that is not ours, which keeps everything in dir, and waits until
+// it is ready.
+func startPeer(dir string, p *exec.Cmd, ready func() bool) (stop func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	p := exec.Command(filepath.Join(tools, "buildkitd"), "--root", filepath.Join(dir, "state"), "--addr", addr, "--oci-worker-gc=false", "--containerd-worker=false")
 	p.Stdout, p.Stderr = log, log
 	if err := p.Start(); err != nil {
-		return "", nil, err
+		log.Close()
+		return nil, err
 	}
 	stop = func() {
 		_ = p.Process.Signal(syscall.SIGTERM)
 		_ = p.Wait()
 		log.Close()
 	}
-	ok := eventually(30*time.Second, func() bool {
-		return exec.Command(filepath.Join(tools, "buildctl"), "--addr", addr, "debug", "workers").Run() == nil
-	})
-	if !ok {
+	if !eventually(30*time.Second, ready) {
 		stop()
 		b, _ := os.ReadFile(log.Name())
-		return "", nil, fmt.Errorf("buildkitd does not answer:\n%s", b)
+		return nil, fmt.Errorf("%s does not answer:\n%s", filepath.Base(p.Path), b)
 	}
-	return addr, stop, nil
+	return stop, nil
 }
 
 // cmdFrontendProgram puts the program of a frontend into a directory: up for BuildKit's, our

@@ -27,7 +27,7 @@ type Flags struct {
 	IgnoreFile    []string
 	IIDFile       string
 	Label         []string
-	Load          bool
+	Load          Load
 	Locked        bool
 	LockFile      string
 	MetadataFile  string
@@ -89,7 +89,8 @@ func New(fs *pflag.FlagSet) *Flags {
 	fs.StringArrayVar(&f.IgnoreFile, "ignorefile", nil, `ignore file to use instead of .dockerignore ("path", "name=path" for a --build-context)`)
 	fs.StringVar(&f.IIDFile, "iidfile", "", "write the image id to a file")
 	fs.StringArrayVar(&f.Label, "label", nil, `set a label of the image ("key=value")`)
-	fs.BoolVar(&f.Load, "load", false, `load the image into docker ("-o type=docker")`)
+	fs.Var(&f.Load, "load", `load the image into docker ("-o type=docker") or "containerd", "nerdctl", "podman"`)
+	fs.Lookup("load").NoOptDefVal = "true"
 	fs.BoolVar(&f.Locked, "locked", false, `build from what the lock names, and from nothing else (see "dbuild lock")`)
 	fs.StringVar(&f.LockFile, "lock-file", "", `the lock (default: the Dockerfile's name with ".lock")`)
 	fs.StringVar(&f.MetadataFile, "metadata-file", "", "write facts about the result to a file, as JSON")

@@ -15,11 +15,12 @@ type Sink int
 
 // Sinks.
 const (
-	None   Sink = iota // nothing is sent: the daemon keeps or pushes the result
-	Stdout             // one stream, to standard output
-	File               // one stream, to the file Dest
-	Dir                // files, to the directory Dest
-	Docker             // one stream, to "docker load"
+	None           Sink = iota // nothing is sent: the daemon keeps or pushes the result
+	Stdout                     // one stream, to standard output
+	File                       // one stream, to the file Dest
+	Dir                        // files, to the directory Dest
+	Docker                     // one stream, to an engine
+	IntoContainerd             // blobs, to containerd's store
 )
 
 // An Export is one thing to do with the result.
@@ -28,6 +29,9 @@ type Export struct {
 	Attrs map[string]string
 	Sink  Sink
 	Dest  string // a path, if Sink is File or Dir
+
+	Engine     string     // docker, nerdctl or podman, if Sink is Docker; "" for the one that is there
+	Containerd Containerd // if Sink is IntoContainerd
 }
 
 // image tells whether the export makes an image, and so has an id.
@@ -36,7 +40,7 @@ func (e *Export) image() bool { return e.Type == "image" || e.Type == "oci" || e
 // pushes tells whether the export goes to a registry.
 func (e *Export) pushes() bool { return e.Type == "image" && isTrue(e.Attrs["push"]) }
 
-var exportTypes = []string{"cacheonly", "docker", "image", "local", "oci", "registry", "tar"}
+var exportTypes = []string{"cacheonly", "containerd", "docker", "image", "local", "oci", "registry", "tar"}
 
 // parseOutputs reads the values of -o. Nothing is left of type=cacheonly but that the
 // user asked for something: the second result.
@@ -116,9 +120,12 @@ func (e *Export) complete(v string) error {
 			e.Attrs["push"] = "true"
 		}
 		fallthrough
-	case "image", "cacheonly":
+	case "image", "cacheonly", "containerd":
 		if e.Dest != "" {
 			return fmt.Errorf("-o %s: an output of type %s has no dest", v, e.Type)
+		}
+		if e.Type == "containerd" {
+			e.intoContainerd()
 		}
 	case "local":
 		if e.Dest == "" || e.Dest == "-" {
@@ -154,8 +161,8 @@ func (f *Flags) exports(tags []string) ([]Export, error) {
 	if f.Push {
 		out = push(out)
 	}
-	if f.Load && !slices.ContainsFunc(out, func(e Export) bool { return e.Sink == Docker }) {
-		out = append(out, Export{Type: "docker", Attrs: map[string]string{}, Sink: Docker})
+	if want := f.Load.export(); f.Load.On && !slices.ContainsFunc(out, func(e Export) bool { return e.Sink == want.Sink }) {
+		out = append(out, want)
 	}
 	if len(out) == 0 && !asked && (len(tags) > 0 || f.wantsID()) {
 		out = []Export{{Type: "image", Attrs: map[string]string{}}}
@@ -186,6 +193,8 @@ func (f *Flags) exports(tags []string) ([]Export, error) {
 			e.Attrs["name"] = strings.Join(names, ",")
 		} else if e.pushes() && !isTrue(e.Attrs["push-by-digest"]) {
 			return nil, fmt.Errorf("a name to push to is missing: add -t NAME")
+		} else if e.Sink == IntoContainerd {
+			return nil, fmt.Errorf("containerd keeps images by name: add -t NAME")
 		}
 	}
 	if !slices.ContainsFunc(out, func(e Export) bool { return e.image() }) {

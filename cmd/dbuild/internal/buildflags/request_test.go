@@ -157,6 +157,13 @@ func TestExports(t *testing.T) {
 		{args: "-t app --load", want: []Export{{Type: "docker", Attrs: attrs("name", app), Sink: Docker}}},
 		{args: "-t app --load -o type=docker", want: []Export{{Type: "docker", Attrs: attrs("name", app), Sink: Docker}}},
 		{args: "-t app --load --push", want: []Export{image("name", app, "push", "true"), {Type: "docker", Attrs: attrs("name", app), Sink: Docker}}},
+		{args: "-t app --load=podman", want: []Export{{Type: "docker", Attrs: attrs("name", app), Sink: Docker, Engine: "podman"}}},
+		{args: "-t app --load=false", want: []Export{image("name", app)}},
+		{args: "-t app --load=containerd", want: []Export{{Type: "oci", Attrs: attrs("name", app, "tar", "false"), Sink: IntoContainerd}}},
+		{args: "-o type=containerd,name=app,address=/c.sock,namespace=k8s.io,snapshotter=native,unpack=false --load=containerd", want: []Export{{
+			Type: "oci", Attrs: attrs("name", app, "tar", "false"), Sink: IntoContainerd,
+			Containerd: Containerd{Address: "/c.sock", Namespace: "k8s.io", Snapshotter: "native", Packed: true},
+		}}},
 		{args: "-t app -o out --push", want: []Export{{Type: "local", Attrs: attrs(), Sink: Dir, Dest: "out"}, image("name", app, "push", "true")}},
 		{args: "-t app -o type=cacheonly"},
 		{args: "-t app --annotation a=1 --annotation index,manifest[linux/amd64]:b=2",
@@ -175,6 +182,12 @@ func TestExports(t *testing.T) {
 				t.Errorf("RemainsCached is %t", r.RemainsCached)
 			}
 		})
+	}
+}
+
+func TestUnknownEngine(t *testing.T) {
+	if err := new(Load).Set("pdoman"); err == nil || !strings.Contains(err.Error(), "did you mean podman?") {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -207,6 +220,8 @@ func TestMistakes(t *testing.T) {
 		{"-o type=lokal .", "did you mean local?", usage},
 		{"-o type=image,dest=x .", "no dest", usage},
 		{"-o type=local .", "dest=DIRECTORY", usage},
+		{"-o type=containerd .", "-t NAME", usage},
+		{"-o type=containerd,dest=x -t a .", "no dest", usage},
 		{"-o type=local,dest=x,mode=y .", "copy or delete", usage},
 		{"-o type=oci,tar=false .", "dest=DIRECTORY", usage},
 		{"-o dest=x,mode=copy .", "type is missing", usage},
