@@ -64,8 +64,9 @@ type build struct {
 	warned   map[string]bool
 	answer   *question // of a frontend, the last
 	answers  map[answerID]*provenance.Request
-	solved   []*ref // of every definition
-	owner    string // of the client's directories; "" until its session has arrived
+	solved   []*ref   // of every definition
+	spoken   []string // namespaces of cache mounts that it has spoken of
+	owner    string   // of the client's directories; "" until its session has arrived
 
 	life context.Context // ends when the build is closed
 	end  context.CancelFunc
@@ -91,6 +92,7 @@ var (
 	_ worker.Keeper   = (*build)(nil)
 
 	_ worker.CacheDirLender = (*build)(nil)
+	_ worker.CacheSeeder    = (*build)(nil)
 	_ worker.SourceJudge    = (*build)(nil)
 )
 

@@ -60,6 +60,7 @@ func (b *build) ask(name string, opts map[string]string, inputs map[string]*pb.D
 	if name == gatewayFrontend && opts["source"] == dockerfileFrontend {
 		name = dockerfileFrontend // the builder's own, although asked for like another
 	}
+	b.noteMountSpace(opts)
 	q := &question{b: b, request: &provenance.Request{Frontend: name, Args: opts, Compatibility: b.compatibility}}
 	for k, def := range inputs {
 		if from := b.d.askedFor(b, def); from != nil {

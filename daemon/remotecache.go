@@ -249,12 +249,15 @@ func (b *build) exportCaches(ctx context.Context, to cacheExports, res *frontend
 			return nil, err
 		}
 	}
+	mounts := b.mountCopies()
+	defer mounts.close()
 	answers := make([]map[string]string, len(to.exporters))
 	g, gctx := errgroup.WithContext(ctx)
 	for i, x := range to.exporters {
 		g.Go(func() error {
 			log, done := b.step(fmt.Sprint("cache:", i), x.Name())
-			answer, err := x.Export(gctx, entries, targets, epoch, exporter.Access{Group: b.group(), SessionIDs: b.sessions, Log: log})
+			of := remote.Build{Entries: entries, Targets: targets, Epoch: epoch, Mounts: mounts.of(x.Mounts(), log)}
+			answer, err := x.Export(gctx, of, exporter.Access{Group: b.group(), SessionIDs: b.sessions, Log: log})
 			done(err)
 			answers[i] = answer
 			if x.IgnoreError() && gctx.Err() == nil {

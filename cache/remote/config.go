@@ -20,6 +20,7 @@ const configType = "application/vnd.buildkit.cacheconfig.v0"
 type config struct {
 	Layers  []layer  `json:"layers,omitempty"`
 	Records []record `json:"records,omitempty"`
+	Mounts  []mount  `json:"dbuild.mounts,omitempty"`
 }
 
 // A layer is a blob on top of another layer, or of none (-1).

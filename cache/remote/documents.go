@@ -27,6 +27,9 @@ const (
 	noteDescription = "buildkit/description"
 )
 
+// noteMount has the id of a cache mount. It is for people.
+const noteMount = "dbuild.mount"
+
 // A listed store has manifests, which name what belongs together.
 type listed interface {
 	blob(ctx context.Context, b snapshot.Blob, line *progress.Tracker) error
@@ -52,6 +55,12 @@ func writeDocuments(ctx context.Context, to listed, c contents, log *progress.Lo
 		if !seen[l.Blob] {
 			seen[l.Blob] = true
 			descs = append(descs, describe(c.blobs[l.Blob]))
+		}
+	}
+	for _, m := range c.Mounts {
+		if !seen[m.Blob] {
+			seen[m.Blob] = true
+			descs = append(descs, describeMount(m))
 		}
 	}
 	what, top := "writing cache image manifest ", ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest}
@@ -89,6 +98,15 @@ func describe(l snapshot.Blob) ocispec.Descriptor {
 		d.Annotations[noteDescription] = l.Description
 	}
 	return d
+}
+
+// describeMount is how a cache mount stands in the manifest, so that the registry keeps it.
+// Without the digest that layers have there nobody takes it for one.
+func describeMount(m mount) ocispec.Descriptor {
+	return ocispec.Descriptor{
+		MediaType: m.About.MediaType, Digest: m.Blob, Size: m.About.Size,
+		Annotations: map[string]string{noteMount: m.ID},
+	}
 }
 
 // document is a small blob that is in memory.

@@ -59,19 +59,40 @@ type outcome struct {
 	blobs []snapshot.Blob // empty for an empty filesystem
 }
 
-// Export writes what is known of a build. targets are the refs that it was about. epoch is
-// the time that files of the build's image are no newer than, if there is one, so that
-// image and cache share their layers.
-func (x *Exporter) Export(ctx context.Context, entries []solver.Entry, targets []*snapshot.Ref, epoch *time.Time, a exporter.Access) (map[string]string, error) {
-	c := x.opts.compression
+// A Build is what is known of a build.
+type Build struct {
+	Entries []solver.Entry
+	Targets []*snapshot.Ref // that it was about
+	// Epoch is the time that files of the build's image are no newer than, if there is one, so
+	// that image and cache share their layers.
+	Epoch *time.Time
+	// Mounts are the cache mounts that are to be written.
+	Mounts []Mount
+}
+
+// Export writes a cache.
+func (x *Exporter) Export(ctx context.Context, of Build, a exporter.Access) (map[string]string, error) {
+	epoch, c := of.Epoch, x.opts.compression
 	c.Epoch = epoch
 	line := a.Log.Track("preparing build cache for export")
-	outcomes, err := x.results(ctx, entries, targets, c, a)
-	if err != nil {
+	var outcomes []outcome
+	var mounts []*snapshot.Blob
+	var lines []*progress.Tracker
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		outcomes, err = x.results(gctx, of.Entries, of.Targets, c, a)
+		return err
+	})
+	g.Go(func() (err error) {
+		mounts, lines, err = x.copyMounts(gctx, of.Mounts, a.Log)
+		return err
+	})
+	if err := g.Wait(); err != nil {
 		return nil, err
 	}
 	line.Done()
-	if !slices.ContainsFunc(outcomes, func(o outcome) bool { return len(o.blobs) > 0 }) {
+	if !slices.ContainsFunc(outcomes, func(o outcome) bool { return len(o.blobs) > 0 }) &&
+		!slices.ContainsFunc(mounts, func(b *snapshot.Blob) bool { return b != nil }) {
 		a.Log.Track("skipping cache export for empty result").Done()
 		return nil, nil
 	}
@@ -79,12 +100,21 @@ func (x *Exporter) Export(ctx context.Context, entries []solver.Entry, targets [
 	if err != nil {
 		return nil, err
 	}
-	gone, err := writeLayers(ctx, to, outcomes, a.Log)
-	if err != nil {
-		return nil, err
-	}
 	b := newBuilder()
 	b.names = x.opts.foreign
+	var gone map[digest.Digest]bool
+	g, gctx = errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		gone, err = writeLayers(gctx, to, outcomes, a.Log)
+		return err
+	})
+	g.Go(func() (err error) {
+		b.Mounts, err = writeMounts(gctx, to, of.Mounts, mounts, lines, a.Log)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
 	layers := map[digest.Digest]snapshot.Blob{}
 	for _, o := range outcomes {
 		lost := slices.ContainsFunc(o.blobs, func(l snapshot.Blob) bool { return gone[l.Digest] })

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/exporter"
 )
 
@@ -10,6 +11,9 @@ func NewExporter(cfg Config, e Entry) (*Exporter, error) {
 	a := exporter.NewAttrs(e.Type+" cache", e.Attrs)
 	switch e.Type {
 	case "inline":
+		if mounts, _, err := mountOptions(a); err != nil || !mounts.None() {
+			return nil, errdefs.ErrInvalidArgument.WithMessage("an image carries no cache mounts: export them with another type of cache than inline")
+		}
 		return nil, nil
 	case "registry":
 		return newRegistryExporter(cfg.Registry, a)

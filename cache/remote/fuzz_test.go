@@ -17,12 +17,13 @@ func FuzzConfig(f *testing.F) {
 	f.Add([]byte(`{"layers":[{"blob":"` + d + `","parent":-1}],"records":[{"digest":"x","chains":[{"layers":[0,0,1]}]}]}`))
 	f.Add([]byte(`{"records":[{"inputs":[[{"link":-1}],null]}]}`))
 	f.Add([]byte(`{"records":[{"digest":"` + d + `"},{"digest":"` + d + `","inputs":[[{"link":0},{"selector":"` + d + `","link":1}]],"chains":[{"layers":[]}]}]}`))
+	f.Add([]byte(`{"dbuild.mounts":[{"id":"/a","blob":"` + d + `","annotations":{"size":1,"diffID":"` + d + `"}},{"blob":"x"}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := parseConfig(b)
 		if err != nil {
 			return
 		}
-		m := newMemory(nil)
+		m := newMemory(&origin{promise: func(*snapshot.ImageLayer) {}})
 		layers := map[digest.Digest]snapshot.ImageLayer{}
 		for _, l := range c.Layers {
 			layers[l.Blob] = snapshot.ImageLayer{DiffID: l.Blob}
@@ -46,6 +47,11 @@ func FuzzConfig(f *testing.F) {
 		}
 		if s, ok := newest(m.bound[solver.OutputID(solver.ID{1}, 0)]); ok && !s.whole() {
 			t.Fatal("a result with an unknown layer")
+		}
+		for at, l := range m.mounts {
+			if l.DiffID.Validate() != nil || l.Blob.Digest.Validate() != nil {
+				t.Fatalf("mount %v is of no digest", at)
+			}
 		}
 		for id := range m.known {
 			if ls, ok := m.result(id); ok {

@@ -100,6 +100,13 @@ func (im *Imports) Place() Place {
 // Load reads a cache's manifest and config. From then on Imports answer from it.
 func (p Place) Load(ctx context.Context, e Entry, log *progress.Log) error {
 	found, err := p.im.read(ctx, e, log)
+	selected := Selection{all: true}
+	if v, ok := e.Attrs["mounts"]; ok {
+		selected = selectionOf(v)
+	}
+	for _, m := range found {
+		m.selected = selected
+	}
 	p.put(found)
 	return err
 }
@@ -224,6 +231,9 @@ type memory struct {
 	known  map[solver.ID]bool
 	sums   map[sumKey]solver.Sum
 
+	mounts   map[mountKey]snapshot.ImageLayer
+	selected Selection // those of mounts that are of use
+
 	// records of all kinds, for BuildKit's names of answers; see bound.
 	records map[digest.Digest][]stored
 
@@ -270,6 +280,7 @@ func newMemory(from *origin) *memory {
 
 // learn adds what a config says.
 func (m *memory) learn(c *config, layers map[digest.Digest]snapshot.ImageLayer) {
+	m.learnMounts(c)
 	for d, l := range layers {
 		m.layers[d] = l
 	}

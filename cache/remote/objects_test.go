@@ -209,7 +209,7 @@ func TestObjectsUnreadable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = x.Export(t.Context(), []solver.Entry{p.entry(1, ref)}, []*snapshot.Ref{ref}, nil, p.access())
+	_, err = x.Export(t.Context(), remote.Build{Entries: []solver.Entry{p.entry(1, ref)}, Targets: []*snapshot.Ref{ref}}, p.access())
 	if !errdefs.IsDataLoss(err) || len(s.blobs) > 0 || s.configs != nil {
 		t.Error(err, len(s.blobs))
 	}

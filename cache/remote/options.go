@@ -18,6 +18,8 @@ type options struct {
 	manifest    bool // a manifest, not an index
 	foreign     bool // BuildKit's names, too
 	compression snapshot.Compression
+	mounts      Selection
+	mountsMax   int64 // size of the largest that is written, in bytes; 0 is no limit
 }
 
 func optionsFrom(a *exporter.Attrs) (options, error) {
@@ -27,6 +29,10 @@ func optionsFrom(a *exporter.Attrs) (options, error) {
 	o.ignoreError, _ = strconv.ParseBool(ignore)
 	o.manifest = a.Bool("image-manifest", o.oci)
 	o.compression.DockerMediaTypes = !o.oci
+	var err error
+	if o.mounts, o.mountsMax, err = mountOptions(a); err != nil {
+		return o, err
+	}
 	if err := a.Done(); err != nil {
 		return o, err
 	}

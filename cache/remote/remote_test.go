@@ -60,7 +60,7 @@ func (p *place) export(kind string, attrs map[string]string, entries []solver.En
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	resp, err := x.Export(p.t.Context(), entries, []*snapshot.Ref{target}, nil, p.access())
+	resp, err := x.Export(p.t.Context(), remote.Build{Entries: entries, Targets: []*snapshot.Ref{target}}, p.access())
 	if err != nil {
 		p.t.Fatal(err)
 	}
