@@ -34,7 +34,7 @@ func (d *Daemon) gcPolicies() []snapshot.PruneOptions {
 		var out []snapshot.PruneOptions
 		for _, p := range gc.Policies {
 			out = append(out, snapshot.PruneOptions{
-				Filters: p.Filters, All: p.All, KeepDuration: p.KeepDuration,
+				Filters: p.Filters, All: p.All, KeepDuration: p.KeepDuration, Demote: true,
 				ReservedSpace: p.ReservedSpace, MaxUsedSpace: p.MaxUsedSpace, MinFreeSpace: p.MinFreeSpace,
 			})
 		}
@@ -48,7 +48,7 @@ func (d *Daemon) gcPolicies() []snapshot.PruneOptions {
 		}
 	}
 	return []snapshot.PruneOptions{{
-		All: true, KeepDuration: gc.KeepDuration,
+		All: true, KeepDuration: gc.KeepDuration, Demote: true,
 		ReservedSpace: gc.ReservedSpace, MaxUsedSpace: gc.MaxUsedSpace, MinFreeSpace: gc.MinFreeSpace,
 	}}
 }

@@ -214,6 +214,13 @@ func (l *layer) make(ctx context.Context, a Access, c Compression, prefer digest
 		l.mu.Lock()
 		promised, dir := l.row.Promised, l.dir
 		l.mu.Unlock()
+		if !promised && dir == "" && epoch != nil {
+			// It was made here and demoted: the times to clamp are those of its files.
+			var err error
+			if dir, err = l.materialise(ctx, a, prefer); err != nil {
+				return blobRow{}, err
+			}
+		}
 		if promised || dir == "" {
 			return l.convert(ctx, a, c, prefer)
 		}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/dbuild/dbuild/internal/registry"
 	"github.com/moby/sys/mountinfo"
 	bolt "go.etcd.io/bbolt"
 )
@@ -98,8 +99,11 @@ func churn() {
 			ref = next
 			switch i % 5 {
 			case 1:
-				_, err := ref.Blobs(ctx, Access{}, Compression{})
+				blobs, err := ref.Blobs(ctx, Access{}, Compression{})
 				die(err)
+				for _, b := range blobs {
+					b.Held(registry.Location{Repo: "reg/pushed"})
+				}
 			case 2:
 				dir, err := s.OpenDir(ctx, fmt.Sprint("k", n), Desc{}, Shared, nil, Access{})
 				die(err)
@@ -111,7 +115,7 @@ func churn() {
 				die(s.PutImage(ctx, Image{Name: name}, map[dgst][]byte{dgstOf(string(m)): m}, []*Ref{ref}))
 				fmt.Println(name, strings.Join(ref.LayerIDs(), " "))
 			case 4:
-				die(s.Prune(ctx, PruneOptions{}, nil))
+				die(s.Prune(ctx, PruneOptions{Demote: i%2 == 0}, nil))
 			}
 		}
 	}

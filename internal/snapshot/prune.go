@@ -21,6 +21,10 @@ type PruneOptions struct {
 	All                                       bool // internal and frontend records too
 	KeepDuration                              time.Duration
 	ReservedSpace, MaxUsedSpace, MinFreeSpace int64
+	// Demote takes the bytes only, and not the record, of layers that a registry is known to
+	// hold: see demote.go. What is a promise already stays as long as somebody uses it now
+	// and then.
+	Demote bool
 }
 
 // pruneBatch is how many records one transaction removes.
@@ -37,7 +41,7 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions, removed func(Record))
 	defer s.pruneMu.Unlock()
 	s.useReserve()
 	defer s.keepReserve()
-	p := &pruner{s: s, o: o, removed: removed, byID: map[string]*record{}}
+	p := &pruner{s: s, o: o, removed: removed, byID: map[string]*record{}, stays: map[*record]bool{}, demoted: map[*record]bool{}}
 	if err := p.plan(ctx); err != nil {
 		return err
 	}
@@ -64,6 +68,8 @@ type pruner struct {
 	heap     recordHeap
 	batch    []*record
 	n        int
+	stays    map[*record]bool // whether what is beneath a layer may be demoted, and it itself
+	demoted  map[*record]bool
 }
 
 // namesImages finds filters that speak of images or of a record by name.
@@ -126,14 +132,18 @@ func (p *pruner) target() (int64, error) {
 
 // eligible says whether r may go now.
 func (p *pruner) eligible(r *record) bool {
-	if r.InUse || !p.match.Match(r.adapt()) {
+	if r.InUse || p.spared(r) || !p.match.Match(r.adapt()) {
 		return false
 	}
 	explicit := p.explicit != nil && p.explicit.Match(r.adapt())
 	if r.kind == imageRecord && !explicit {
 		return false
 	}
-	if pinned := len(r.images); r.children > pinned || pinned > 0 && !explicit {
+	above := r.children
+	if p.demotes(r) {
+		above -= r.lazyAbove // they need the record, and not its bytes
+	}
+	if pinned := len(r.images); above > pinned || pinned > 0 && !explicit {
 		return false
 	}
 	if !p.o.All && (r.Type == TypeInternal || r.Type == TypeFrontend) {
@@ -169,8 +179,12 @@ func (p *pruner) drop(r *record) {
 	if p.byID[r.ID] != r {
 		return
 	}
-	delete(p.byID, r.ID)
 	p.total -= r.Size
+	if p.demotes(r) {
+		p.demote(r)
+		return
+	}
+	delete(p.byID, r.ID)
 	for _, img := range r.images {
 		if i := p.byID[img]; i != nil {
 			p.drop(i) // a name without its layers is no use
@@ -183,6 +197,9 @@ func (p *pruner) drop(r *record) {
 			continue
 		}
 		need.children--
+		if r.lazy {
+			need.lazyAbove--
+		}
 		if r.kind == imageRecord {
 			need.images = deleteString(need.images, r.ID)
 		}
@@ -221,7 +238,11 @@ func (p *pruner) flush(ctx context.Context) error {
 	err := s.do(context.WithoutCancel(ctx), false, func(tx *bolt.Tx) error {
 		slots = slots[:0]
 		for _, r := range batch {
-			if err := s.removeRow(tx, r); err != nil {
+			remove := s.removeRow
+			if p.demoted[r] {
+				remove = s.demoteRow
+			}
+			if err := remove(tx, r); err != nil {
 				return fmt.Errorf("remove %s: %w", short(r.ID), err)
 			}
 			if r.slot != nil {
@@ -307,6 +328,11 @@ func (s *Store) removeRow(tx *bolt.Tx, r *record) error {
 			return err
 		}
 	}
+	return s.letGo(tx, r, lease)
+}
+
+// letGo gives up the files and blobs that only a record kept.
+func (s *Store) letGo(tx *bolt.Tx, r *record, lease string) error {
 	ctx := s.ctx(context.Background())
 	if r.slot != nil {
 		if err := s.alloc.unname(ctx, tx, "", r.slot); err != nil {

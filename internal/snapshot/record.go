@@ -42,6 +42,10 @@ type record struct {
 	// children counts kept records that need this one.
 	children int
 	images   []string // ids of images that name this layer
+
+	lazy      bool // of a layer: no bytes of it are here
+	sourced   bool // of a layer: a registry is known to hold it
+	lazyAbove int  // those of the children that are lazy
 }
 
 type recordKind int
@@ -119,6 +123,9 @@ func (s *Store) records(ctx context.Context) ([]*record, error) {
 			if need := byID[n]; need != nil {
 				need.children++
 				need.Shared = true
+				if r.lazy {
+					need.lazyAbove++
+				}
 				if r.kind == imageRecord {
 					need.images = append(need.images, r.ID)
 				}
@@ -208,7 +215,8 @@ func layerToRecord(id string, row *layerRow) *record {
 			here = true
 		}
 	}
-	if !here && len(row.Blobs) > 0 {
+	r.sourced = len(row.promises()) > 0
+	if r.lazy = !here && len(row.Blobs) > 0; r.lazy {
 		r.RemoteSize = row.Blobs[0].Size
 	}
 	return r
