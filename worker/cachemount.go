@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/dbuild/dbuild/internal/progress"
 	"github.com/dbuild/dbuild/internal/snapshot"
@@ -11,6 +12,7 @@ import (
 	"github.com/dbuild/dbuild/solver"
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 )
 
 // A CacheMount names the directory of a cache mount so that it means the same on every
@@ -105,27 +107,68 @@ type CacheSeeder interface {
 	CacheSeeds(CacheMount) []snapshot.Seed
 }
 
-// seed sees to it that the directory of a cache mount starts as it was elsewhere, if one of
-// the builds behind d brought it along. What cannot be had is a warning.
-func (w *Worker) seed(ctx context.Context, d solver.Demand, use CacheUse, key string, desc snapshot.Desc, base *snapshot.Ref) error {
+// seeds are what the builds behind d bring along for a cache mount.
+func seeds(d solver.Demand, m CacheMount) []snapshot.Seed {
 	if d == nil {
 		return nil // a container of a frontend
 	}
 	for j := range d.Jobs() {
-		s, ok := j.Value().(CacheSeeder)
-		if !ok {
+		if s, ok := j.Value().(CacheSeeder); ok {
+			if list := s.CacheSeeds(m); len(list) > 0 {
+				return list
+			}
+		}
+	}
+	return nil
+}
+
+// seed begins to make those cache mounts that are not here as they were elsewhere, if a
+// build brings them along: while other things are mounted, as the root may have to be pulled,
+// too. done waits for it; stop gives up what is not done.
+func (m *mounting) seed(ctx context.Context, mounts []*pb.Mount, in []solver.Ref) (done func() error, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	for _, mt := range mounts {
+		use, ok := m.uses[mt]
+		if !ok || m.anew {
 			continue
 		}
-		for _, seed := range s.CacheSeeds(use.CacheMount) {
-			err := w.Store.SeedDir(ctx, key, desc, base, seed, snapshot.Access{Log: d.Log()})
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			if err == nil {
-				return nil
-			}
-			d.Log().Warn(progress.Warning{Level: 1, Short: fmt.Appendf(nil, "cache mount %s was not imported: %v", use.Name(), err)})
+		list := seeds(m.demand, use.CacheMount)
+		if len(list) == 0 {
+			continue
 		}
+		if _, lent := cacheDir(m.demand, use.ID); lent {
+			continue
+		}
+		var ref solver.Ref
+		if n := input(mt); n >= 0 {
+			ref = in[n]
+		}
+		g.Go(func() error { return m.plant(ctx, mt, ref, list) })
+	}
+	done = sync.OnceValue(g.Wait)
+	return done, func() {
+		cancel()
+		_ = done()
+	}
+}
+
+// plant tries one seed after the other. What cannot be had is a warning.
+func (m *mounting) plant(ctx context.Context, mt *pb.Mount, ref solver.Ref, list []snapshot.Seed) error {
+	key, base, err := m.startOf(ctx, mt, ref)
+	if err != nil {
+		return err
+	}
+	defer base.Release()
+	for _, seed := range list {
+		err := m.w.Store.SeedDir(ctx, key, m.describe(mt), base, seed, m.access)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err == nil {
+			return nil
+		}
+		m.access.Log.Warn(progress.Warning{Level: 1, Short: fmt.Appendf(nil, "cache mount %s was not imported: %v", seed.Name, err)})
 	}
 	return nil
 }

@@ -55,6 +55,8 @@ func (m *mounting) close() error {
 // mount prepares the mounts of a process and fills in p.
 func (m *mounting) mount(ctx context.Context, mounts []*pb.Mount, in []solver.Ref, p *runc.Process) error {
 	m.drafts, m.roots = map[int]*snapshot.Draft{}, map[int]string{}
+	seeded, stop := m.seed(ctx, mounts, in)
+	defer stop()
 	for i, mt := range mounts {
 		var ref solver.Ref
 		if n := input(mt); n >= 0 {
@@ -75,7 +77,9 @@ func (m *mounting) mount(ctx context.Context, mounts []*pb.Mount, in []solver.Re
 		case pb.MountType_BIND:
 			out.Source, err = m.bind(ctx, i, mt, ref)
 		case pb.MountType_CACHE:
-			out.Source, err = m.cache(ctx, mt, ref)
+			if err = seeded(); err == nil {
+				out.Source, err = m.cache(ctx, mt, ref)
+			}
 		case pb.MountType_TMPFS:
 			out.Type, out.Size = "tmpfs", mt.TmpfsOpt.GetSize()
 		case pb.MountType_SECRET:
@@ -168,9 +172,8 @@ func inside(root, selector string) (string, error) {
 }
 
 func (m *mounting) cache(ctx context.Context, mt *pb.Mount, ref solver.Ref) (string, error) {
-	var base *snapshot.Ref
-	key := mt.CacheOpt.GetID()
-	if dir, ok := cacheDir(m.demand, key); ok {
+	if dir, ok := cacheDir(m.demand, mt.CacheOpt.GetID()); ok {
+		key := mt.CacheOpt.GetID()
 		path, ok := m.caches[key]
 		if !ok {
 			var err error
@@ -181,42 +184,48 @@ func (m *mounting) cache(ctx context.Context, mt *pb.Mount, ref solver.Ref) (str
 		}
 		return path, nil // as it is: what the step says of owner and content is for new ones
 	}
-	if ref != nil {
-		var err error
-		if base, err = m.w.Layers(ctx, ref); err != nil {
-			return "", err
-		}
-		defer base.Release()
-		key += "\x00" + ref.ID()
+	key, base, err := m.startOf(ctx, mt, ref)
+	if err != nil {
+		return "", err
 	}
+	defer base.Release()
 	if path, ok := m.caches[key]; ok {
 		return inside(path, mt.Selector)
 	}
-	use, portable := m.uses[mt]
-	desc := snapshot.Desc{
-		Type:        snapshot.TypeCacheMount,
-		Description: fmt.Sprintf("cached mount %s from exec %s", mt.Dest, m.name),
-	}
-	switch {
-	case m.anew:
-		if err := m.w.Store.DropDir(ctx, key, desc.Type, base); err != nil {
-			return "", err
-		}
-	case portable:
-		if err := m.w.seed(ctx, m.demand, use, key, desc, base); err != nil {
+	if m.anew {
+		if err := m.w.Store.DropDir(ctx, key, snapshot.TypeCacheMount, base); err != nil {
 			return "", err
 		}
 	}
-	dir, err := m.w.Store.OpenDir(ctx, key, desc, sharings[mt.CacheOpt.GetSharing()], base, m.access)
+	dir, err := m.w.Store.OpenDir(ctx, key, m.describe(mt), sharings[mt.CacheOpt.GetSharing()], base, m.access)
 	if err != nil {
 		return "", lost(ref, err)
 	}
 	m.undo = append(m.undo, dir.Close)
-	if portable && use.Base != "" {
+	if use := m.uses[mt]; use.Base != "" {
 		dir.SetMeta(metaBase, []byte(use.Base))
 	}
 	m.use(key, dir.Path)
 	return inside(dir.Path, mt.Selector)
+}
+
+// startOf returns what names the directory of a cache mount, and what it starts with.
+func (m *mounting) startOf(ctx context.Context, mt *pb.Mount, ref solver.Ref) (key string, base *snapshot.Ref, err error) {
+	key = mt.CacheOpt.GetID()
+	if ref != nil {
+		if base, err = m.w.Layers(ctx, ref); err != nil {
+			return "", nil, err
+		}
+		key += "\x00" + ref.ID()
+	}
+	return key, base, nil
+}
+
+func (m *mounting) describe(mt *pb.Mount) snapshot.Desc {
+	return snapshot.Desc{
+		Type:        snapshot.TypeCacheMount,
+		Description: fmt.Sprintf("cached mount %s from exec %s", mt.Dest, m.name),
+	}
 }
 
 // use remembers where a cache mount is.
