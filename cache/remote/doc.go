@@ -21,6 +21,9 @@
 // way in which names are found). Neither disturbs the other: digests of the two kinds are
 // of different things, and selectors of sums begin with "part:".
 //
+// Beside records there may be cache mounts, each a blob with what is in one. They are no
+// answers: they are handed to the worker, for steps that run.
+//
 // A cache is advice. One that cannot be read is a warning, a layer that is gone is a miss.
 // Using somebody's cache means to trust what they say they built.
 package remote
