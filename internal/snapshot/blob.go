@@ -248,7 +248,7 @@ func (l *layer) convert(ctx context.Context, a Access, c Compression, prefer dig
 	defer func() { done(err) }()
 	errs := []error{errors.New("nobody is known to hold it")}
 	for _, from := range l.candidates(prefer) {
-		for try := 0; try < 2; try++ {
+		for try := 0; ; try++ {
 			b, err := l.convertFrom(ctx, a, log, c, from)
 			if err == nil {
 				b.Level = c.Level
@@ -261,10 +261,11 @@ func (l *layer) convert(ctx context.Context, a Access, c Compression, prefer dig
 			if errors.As(err, &here) {
 				return blobRow{}, here.err
 			}
-			errs = append(errs, err)
-			if !errors.Is(err, errCorrupt) {
-				break
+			if errors.Is(err, errCorrupt) && try == 0 || l.distrust(from.Digest) {
+				continue
 			}
+			errs = append(errs, err)
+			break
 		}
 	}
 	return blobRow{}, &LostError{LayerID: l.id, Err: errs[len(errs)-1]}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 
 	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/internal/registry"
@@ -324,6 +325,41 @@ func TestBlobOfAClientIsKept(t *testing.T) {
 	must(t, err)
 	if !bytes.Equal(got, data) {
 		t.Error("other bytes")
+	}
+}
+
+// TestDamagedElsewhere reads a layer from its registry if a cache that has it, too, is
+// damaged.
+func TestDamagedElsewhere(t *testing.T) {
+	for name, open1 := range map[string]func(data []byte) (io.Reader, error){
+		"flipped": func(b []byte) (io.Reader, error) {
+			b = bytes.Clone(b)
+			b[len(b)/2] ^= 1
+			return bytes.NewReader(b), nil
+		},
+		"breaks": func(b []byte) (io.Reader, error) {
+			return io.MultiReader(bytes.NewReader(b[:len(b)/2]), iotest.ErrReader(errors.New("broken"))), nil
+		},
+		"refuses": func([]byte) (io.Reader, error) { return nil, errors.New("broken") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, "")
+			il := s.image(gzipType, "f=x")
+			data := s.reg.blobs[il.Blob.Digest.String()]
+			il.Open = func(context.Context, bksession.Group) (io.ReadCloser, error) {
+				r, err := open1(data)
+				return io.NopCloser(r), err
+			}
+			r := s.ref(il)
+			if _, err := r.Blobs(t.Context(), Access{}, Compression{Type: zstdType, Force: true}); err != nil {
+				t.Error("convert:", err)
+			}
+			s = open(t, "")
+			s.reg.blobs[il.Blob.Digest.String()] = data
+			if got := s.listing(s.ref(il)); len(got) != 1 {
+				t.Errorf("files: %v", got)
+			}
+		})
 	}
 }
 

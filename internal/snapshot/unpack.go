@@ -81,7 +81,7 @@ func (l *layer) unpackAny(ctx context.Context, a Access, log *progress.Log, pref
 				errs = append(errs, err)
 				continue
 			}
-			if errors.Is(err, errCorrupt) && try == 0 {
+			if errors.Is(err, errCorrupt) && try == 0 || l.distrust(b.Digest) {
 				continue
 			}
 			errs = append(errs, err)
@@ -92,6 +92,19 @@ func (l *layer) unpackAny(ctx context.Context, a Access, log *progress.Log, pref
 		errs = append(errs, errors.New("nobody is known to hold it"))
 	}
 	return "", &LostError{LayerID: l.id, Err: errs[len(errs)-1]}
+}
+
+// distrust forgets that a blob can be had from elsewhere than a registry, if there is a
+// registry that has it, and says whether that was news.
+func (l *layer) distrust(d digest.Digest) bool {
+	from, open := l.source(d)
+	if open == nil || len(from) == 0 {
+		return false
+	}
+	l.mu.Lock()
+	delete(l.open, d)
+	l.mu.Unlock()
+	return true
 }
 
 // demote forgets that a blob is in the content store.
