@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/attest"
+	"github.com/dbuild/dbuild/cache/remote"
 	"github.com/dbuild/dbuild/history"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"go.opentelemetry.io/otel/propagation"
@@ -43,6 +44,9 @@ func (b *build) remember(ctx context.Context, r *request) {
 	}
 	attrs := make(map[string]string, len(r.attrs))
 	for k, v := range r.attrs {
+		if k == cacheImports {
+			v = remote.Public(v)
+		}
 		attrs[k] = attest.Redact(v)
 	}
 	b.entry = b.d.history.Start(history.Request{

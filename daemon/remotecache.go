@@ -130,10 +130,13 @@ func (b *build) ImportCache(entries ...frontend.CacheEntry) {
 	}
 }
 
+// cacheImports is the option of a frontend that lists caches, in JSON.
+const cacheImports = "cache-imports"
+
 // importFor begins to read the caches that a frontend is told of.
 func (b *build) importFor(opts map[string]string) error {
 	var entries []frontend.CacheEntry
-	if v := opts["cache-imports"]; v != "" {
+	if v := opts[cacheImports]; v != "" {
 		if err := json.Unmarshal([]byte(v), &entries); err != nil {
 			return fmt.Errorf("cache-imports is not a list of caches: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
