@@ -87,6 +87,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"frontend-build":   cmdFrontendBuild,
 	"frontend-same":    cmdFrontendSame,
 	"interop":          cmdInterop,
+	"cachestore":       cmdCacheStore,
 }
 
 type stateKey struct{}
@@ -99,7 +100,8 @@ type state struct {
 	reg      *registry // REG
 	// registries are all that the script has started, by the variable with their address.
 	registries map[string]*registry
-	sizes      map[string]int64 // of the state directory, by the script's names
+	stores     map[string]*cacheStore // by kind
+	sizes      map[string]int64       // of the state directory, by the script's names
 	server     *server
 	mounts     []string
 }
@@ -110,7 +112,7 @@ func newState(bin string) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &state{dir: dir, bin: bin, registries: map[string]*registry{}, sizes: map[string]int64{}}
+	s := &state{dir: dir, bin: bin, registries: map[string]*registry{}, stores: map[string]*cacheStore{}, sizes: map[string]int64{}}
 	return s, os.Mkdir(s.home(), 0o700)
 }
 

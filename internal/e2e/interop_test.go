@@ -10,7 +10,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// cmdInterop takes a directory through caches in all directions: interop DIR MODE ...
+// cmdInterop takes a directory through caches in all directions: interop [-in STORE] DIR MODE ...
+// The caches are in the registry, or in a store of cachestore.
 //
 //	buildkitd, whose cache an empty daemon reads
 //	the daemon, whose cache an empty daemon reads, and an empty buildkitd
@@ -18,17 +19,22 @@ import (
 // with each mode. Every step of the Dockerfile writes something random, so equal files are
 // files that were found. A daemon that finds all reads no layer.
 func cmdInterop(ts *testscript.TestScript, neg bool, args []string) {
+	store, args := option(ts, args, "-in", "")
 	if neg || len(args) < 2 || ts.Getenv("BUILDKITD") == "" {
-		ts.Fatalf("usage: interop DIR MODE ..., after daemon, registry and buildkitd")
+		ts.Fatalf("usage: interop [-in STORE] DIR MODE ..., after daemon, registry and buildkitd")
 	}
 	i := &interop{ts: ts, s: get(ts), dir: args[0], modes: args[1:]}
+	i.at, i.gets = i.inRegistry, i.s.reg.takeGets
+	if store != "" {
+		i.s.stores[store].in(i)
+	}
 	i.buildkitd("theirs", i.all("--export-cache", "theirs")...)
 	i.found("theirs")
 	i.empty()
 	i.dbuild("ours", i.all("--cache-to", "ours")...)
 	i.found("ours")
 	for _, mode := range i.modes {
-		i.buildkitd("got", "--import-cache", i.attrs("ours", mode))
+		i.buildkitd("got", "--import-cache", i.at("ours", mode))
 		i.same("ours", "got", "buildkitd with a "+mode+" cache of ours")
 	}
 }
@@ -38,31 +44,35 @@ type interop struct {
 	s     *state
 	dir   string
 	modes []string
+	// at is what flags say of a cache, and gets returns the layers that were read of all
+	// since it was called last.
+	at   func(whose, mode string) string
+	gets func() []string
 }
 
 // all is a flag for each mode.
 func (i *interop) all(flag, whose string) (args []string) {
 	for _, mode := range i.modes {
-		args = append(args, flag, i.attrs(whose, mode))
+		args = append(args, flag, i.at(whose, mode))
 	}
 	return args
 }
 
-func (i *interop) attrs(whose, mode string) string {
+func (i *interop) inRegistry(whose, mode string) string {
 	return fmt.Sprintf("type=registry,ref=%s/%s/%s/%s,mode=%s,registry.insecure=true", i.ts.Getenv("REG"), whose, mode, i.dir, mode)
 }
 
 // found checks what an empty daemon finds in the caches that whose build wrote.
 func (i *interop) found(whose string) {
 	for _, mode := range i.modes {
-		ref := fmt.Sprintf("%s/%s/%s/%s", i.ts.Getenv("REG"), whose, mode, i.dir)
+		from := i.at(whose, mode)
 		i.empty()
-		i.s.reg.takeGets()
-		i.dbuild("", "--cache-from", ref)
-		if gets := i.s.reg.takeGets(); len(gets) > 0 {
+		i.gets()
+		i.dbuild("", "--cache-from", from)
+		if gets := i.gets(); len(gets) > 0 {
 			i.ts.Fatalf("%s: with the %s cache of %s the daemon read %d layers: %v", i.dir, mode, whose, len(gets), gets)
 		}
-		i.dbuild("got", "--cache-from", ref)
+		i.dbuild("got", "--cache-from", from)
 		i.same(whose, "got", "dbuild with a "+mode+" cache of "+whose)
 	}
 }
