@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/sys/userns"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/vishvananda/netlink"
 
 	"github.com/dbuild/dbuild/worker/runc/launcher"
 	"github.com/dbuild/dbuild/worker/runc/network"
@@ -232,11 +234,12 @@ func (e *Executor) run(ctx context.Context, p *Process, watch *Running) (err err
 	if err != nil {
 		return err
 	}
-	ns, leave, err := e.connect(ctx, p)
+	conn, err := e.connect(ctx, p)
 	if err != nil {
 		return err
 	}
-	defer func() { err = leave(err) }()
+	defer func() { err = conn.leave(err) }()
+	ns := conn.ns
 
 	files, err := e.stepFiles(p, ns)
 	if err != nil {
@@ -250,6 +253,11 @@ func (e *Executor) run(ctx context.Context, p *Process, watch *Running) (err err
 	cgroup, err := e.cgroups.path(p.CgroupParent, p.ID)
 	if err != nil {
 		return err
+	}
+	if p.Measured != nil {
+		around := cgroup
+		cgroup = path.Join(around, "step")
+		defer e.measure(ctx, around, conn.counters, p.Measured)()
 	}
 	insecure := p.Security == pb.SecurityMode_INSECURE
 	s, err := spec.Generate(spec.Options{
@@ -306,21 +314,29 @@ func (e *Executor) run(ctx context.Context, p *Process, watch *Running) (err err
 	return errors.Join(err, c.std.finish())
 }
 
-// connect returns the network of a run. leave must be called after it, with its error, and
-// returns what that has become.
-func (e *Executor) connect(ctx context.Context, p *Process) (ns *network.Namespace, leave func(error) error, _ error) {
+// A connection is the network of a run.
+type connection struct {
+	ns *network.Namespace
+	// leave must be called after the run, with its error, and returns what that has become.
+	leave func(error) error
+	// counters counts what the run sends and receives; ok is false if that is not known.
+	counters func() (c netlink.LinkStatistics, ok bool)
+}
+
+func (e *Executor) connect(ctx context.Context, p *Process) (connection, error) {
 	if e.isProxied(p) {
 		x, err := e.openProxy(ctx, p)
-		return x.ns, x.close, err
+		return connection{x.ns, x.close, x.counters}, err
 	}
 	ns, err := e.network.Acquire(ctx, p.Network, p.Hostname)
 	if err != nil {
-		return nil, nil, fmt.Errorf("network: %w", err)
+		return connection{}, fmt.Errorf("network: %w", err)
 	}
-	return ns, func(err error) error {
+	leave := func(err error) error {
 		ns.Release()
 		return err
-	}, nil
+	}
+	return connection{ns, leave, ns.Counters}, nil
 }
 
 // seccompProfile is the profile of sandboxed steps.

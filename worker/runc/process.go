@@ -9,6 +9,8 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/dbuild/dbuild/worker/runc/usage"
 )
 
 // A Process is one command to be run in one container. All paths are the daemon's
@@ -43,6 +45,9 @@ type Process struct {
 	// Timeout, if not zero, is how long the container may run. Then all its processes get
 	// SIGTERM, and after Grace those that are left SIGKILL; the error is ErrTimeout.
 	Timeout, Grace time.Duration
+	// Measured, if not nil, gets samples of what the process used of the machine, with its
+	// children, before the run ends; there is always one of the end.
+	Measured func([]usage.Sample)
 	// RemoveStubsRecursive also removes the parent directories made for mount points.
 	RemoveStubsRecursive bool
 }

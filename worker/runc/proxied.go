@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/vishvananda/netlink"
 
 	"github.com/dbuild/dbuild/worker/runc/network"
 	"github.com/dbuild/dbuild/worker/runc/proxy"
@@ -180,6 +181,16 @@ func (x *proxied) egress(ctx context.Context) (*network.Namespace, error) {
 		x.outside = ns
 	}
 	return x.outside, nil
+}
+
+// counters are those of the proxy's network, of which the process has all.
+func (x *proxied) counters() (netlink.LinkStatistics, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.outside == nil || x.closed {
+		return netlink.LinkStatistics{}, x.outside == nil
+	}
+	return x.outside.Counters()
 }
 
 // resolve returns the addresses of a host, as /etc/hosts of the process has them or the

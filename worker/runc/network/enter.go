@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,6 +41,42 @@ func (n *Namespace) Dial(ctx context.Context, network string, addr netip.AddrPor
 		return err
 	})
 	return c, err
+}
+
+// Counters counts what went through all devices of the namespace but the loopback. ok is false
+// if that is not known, as of the host's network, which others use too.
+func (n *Namespace) Counters() (c netlink.LinkStatistics, ok bool) {
+	if n.Host || n.Path == "" {
+		return c, n.Path == "" && !n.Host
+	}
+	var handle *netlink.Handle
+	err := n.within(func() (err error) {
+		handle, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		return err
+	})
+	if err != nil {
+		return c, false
+	}
+	defer handle.Close()
+	links, err := handle.LinkList()
+	if err != nil {
+		return c, false
+	}
+	for _, l := range links {
+		s := l.Attrs().Statistics
+		if s == nil || l.Attrs().Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		c.RxBytes += s.RxBytes
+		c.RxPackets += s.RxPackets
+		c.RxErrors += s.RxErrors
+		c.RxDropped += s.RxDropped
+		c.TxBytes += s.TxBytes
+		c.TxPackets += s.TxPackets
+		c.TxErrors += s.TxErrors
+		c.TxDropped += s.TxDropped
+	}
+	return c, true
 }
 
 var errNoNetwork = errors.New("there is no network")
