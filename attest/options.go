@@ -27,6 +27,8 @@ type Provenance struct {
 	InlineOnly   bool   // not where it would be a file among others
 	// CompleteMaterials has the build fail if something it used is not known.
 	CompleteMaterials bool
+	// CaptureUsage adds what steps used of the machine, if Max.
+	CaptureUsage bool
 }
 
 // Versions of SLSA provenance.
@@ -141,8 +143,8 @@ func provenanceFrom(params map[string]string) (*Provenance, error) {
 			p.InlineOnly, err = boolean(k, v)
 		case "complete-materials":
 			p.CompleteMaterials, err = boolean(k, v)
-		case "capture-usage": // of resources: nothing is sampled here
-			_, err = boolean(k, v)
+		case "capture-usage":
+			p.CaptureUsage, err = boolean(k, v)
 		default:
 			err = fmt.Errorf("unknown parameter %s", k)
 		}

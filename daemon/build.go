@@ -24,6 +24,7 @@ import (
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker"
 	"github.com/dbuild/dbuild/worker/runc/proxy"
+	"github.com/dbuild/dbuild/worker/runc/usage"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	bksession "github.com/moby/buildkit/session"
 	bkerrdefs "github.com/moby/buildkit/solver/errdefs"
@@ -51,11 +52,12 @@ type build struct {
 	cacheDirs map[string]worker.CacheDir // by the id of the cache mount
 
 	started       time.Time
-	attests       attest.Options // what the client wants to have said about the result
-	compatibility int            // version of behaviour that the client wants; 0 is the newest
-	planning      bool           // nothing may be run
-	direct        bool           // the client asked for a frontend, and nothing else
-	root          *question      // what the client asked
+	attests       attest.Options                // what the client wants to have said about the result
+	system        *usage.Recorder[usage.System] // what the machine does; nil if nobody asked
+	compatibility int                           // version of behaviour that the client wants; 0 is the newest
+	planning      bool                          // nothing may be run
+	direct        bool                          // the client asked for a frontend, and nothing else
+	root          *question                     // what the client asked
 	imports       *importing
 
 	mu       sync.Mutex
@@ -94,6 +96,7 @@ var (
 	_ worker.CacheDirLender = (*build)(nil)
 	_ worker.CacheSeeder    = (*build)(nil)
 	_ worker.SourceJudge    = (*build)(nil)
+	_ worker.UsageAsker     = (*build)(nil)
 )
 
 func (d *Daemon) newBuild(r *request) *build {
@@ -122,6 +125,7 @@ func (b *build) permit(r *request) (err error) {
 	if b.attests, err = attest.Parse(r.attrs); err != nil {
 		return err
 	}
+	b.measure()
 	for _, e := range r.entitlements {
 		if name, spec, _ := strings.Cut(e, "="); name == "device" {
 			if b.d.worker.Devices == nil {
@@ -236,6 +240,9 @@ func (b *build) group() bksession.Group { return bksession.NewGroup(b.sessions..
 // context of the build has ended.
 func (b *build) close() {
 	b.end()
+	if b.system != nil {
+		b.system.Stop()
+	}
 	_ = b.imports.await(context.Background())
 	b.warnings(b.stream.Unshown()...)
 	b.stream.Close()

@@ -1,12 +1,10 @@
 package daemon
 
 import (
-	"context"
 	"fmt"
 	"strings"
 
 	"github.com/dbuild/dbuild/attest/provenance"
-	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker"
 	"github.com/dbuild/dbuild/worker/runc"
 	"github.com/dbuild/dbuild/worker/runc/proxy"
@@ -52,59 +50,15 @@ func (r *ref) fetched() (out provenance.Used) {
 		}
 		out.Proxied = true
 		step := provenance.Unseen{Op: v.Digest.String(), Name: strings.Join(exec.Meta.GetArgs(), " ")}
-		list, more, ok := r.b.fetchedFor(vertices[v.Digest])
-		if !ok {
+		fetched := r.b.noteFor(vertices[v.Digest]).Fetched
+		if fetched == nil {
 			step.Reason = proxy.ReasonNotRecorded
 			out.Unseen = append(out.Unseen, step)
 			continue
 		}
-		addFetches(&out, step, list, more)
+		addFetches(&out, step, fetched.List, fetched.More)
 	}
 	return out
-}
-
-// solverVertices are what e is made from, by the digest of the operation.
-func solverVertices(e solver.Edge) map[digest.Digest]*solver.Vertex {
-	out := map[digest.Digest]*solver.Vertex{}
-	for todo := []*solver.Vertex{e.Vertex}; len(todo) > 0; {
-		v := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		if out[v.Show.Digest] != nil {
-			continue
-		}
-		out[v.Show.Digest] = v
-		for _, in := range v.Inputs {
-			todo = append(todo, in.Vertex)
-		}
-	}
-	return out
-}
-
-// fetchedFor returns what is known of what the process of v fetched. What was not needed in
-// this build, because what is made from it was found, is looked up.
-func (b *build) fetchedFor(v *solver.Vertex) (list []proxy.Fetch, more int, ok bool) {
-	fate, known := b.job.Fate(v)
-	if !known {
-		return nil, 0, false
-	}
-	for _, ref := range fate.Refs {
-		if ref == nil {
-			continue
-		}
-		if !ok {
-			list, more, ok = worker.Fetched(ref)
-		}
-		ref.Release()
-	}
-	if ok || fate.Key == (solver.ID{}) {
-		return list, more, ok
-	}
-	ref, _, err := b.d.cache.Get(context.Background(), solver.OutputID(fate.Key, 0))
-	if err != nil || ref == nil {
-		return nil, 0, false
-	}
-	defer ref.Release()
-	return worker.Fetched(ref)
 }
 
 // addFetches adds what a step fetched: whole files are materials. An address that led to one

@@ -177,14 +177,14 @@ func TestNothingPilesUp(t *testing.T) {
 	if st := s.solver.Stats(); st.Jobs != 0 || st.Cells != 0 || len(s.mounts()) != 0 {
 		t.Errorf("held: %+v, %q", st, s.mounts())
 	}
-	for _, r := range usage(t, s) {
+	for _, r := range recordsOf(t, s) {
 		if r.InUse {
 			t.Errorf("in use: %v", r)
 		}
 	}
 }
 
-func usage(t testing.TB, s *server) []*controlapi.UsageRecord {
+func recordsOf(t testing.TB, s *server) []*controlapi.UsageRecord {
 	t.Helper()
 	du, err := s.control().DiskUsage(t.Context(), &controlapi.DiskUsageRequest{})
 	must(t, err)

@@ -19,6 +19,7 @@ import (
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/llb"
 	"github.com/dbuild/dbuild/worker"
+	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -35,7 +36,7 @@ func (b *build) capture(res *frontend.Result, out frontend.Ref) *provenance.Capt
 	c := &provenance.Capture{
 		Request: q.request, ID: b.id, Started: b.started, Finished: time.Now(),
 		Platform: platforms.FormatAll(b.d.worker.Platforms[0]), Env: b.d.provenanceEnv,
-		Layers: map[llb.Edge][]ocispec.Descriptor{},
+		Layers: map[llb.Edge][]ocispec.Descriptor{}, Usage: map[digest.Digest]any{},
 	}
 	if q != b.root && !b.direct {
 		c.Root = b.root.request
@@ -50,6 +51,7 @@ func (b *build) capture(res *frontend.Result, out frontend.Ref) *provenance.Capt
 	if r != nil {
 		c.Graph = r.graph
 		c.Add(r.used(c.Layers))
+		b.addUsage(c, r)
 	}
 	// What a frontend read to make the result, but not the results for other platforms.
 	all := results(res)
@@ -164,6 +166,7 @@ func (b *build) rememberProvenance(res *frontend.Result) {
 	o := &attest.Provenance{Max: true, Version: attest.V1}
 	if asked := b.attests.Provenance; asked != nil {
 		o.Version, o.BuilderID, o.Reproducible = asked.Version, asked.BuilderID, asked.Reproducible
+		o.CaptureUsage = asked.CaptureUsage
 	}
 	b.entry.Before(func(e *history.Entry) {
 		for platform, c := range captures {

@@ -15,6 +15,7 @@ import (
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker/runc"
 	"github.com/dbuild/dbuild/worker/runc/proxy"
+	"github.com/dbuild/dbuild/worker/runc/usage"
 	"github.com/moby/buildkit/session/sshforward"
 	"github.com/moby/buildkit/solver/pb"
 	"golang.org/x/sys/unix"
@@ -33,6 +34,7 @@ type mounting struct {
 	demand solver.Demand
 
 	fetched *proxy.Record           // what the process asked its proxy for; nil if it had none
+	used    []usage.Sample          // what it used of the machine, if somebody asked
 	uses    map[*pb.Mount]CacheUse  // cache mounts that builds may bring along
 	caches  map[string]string       // cache mounts, by key: a step may mount one twice
 	drafts  map[int]*snapshot.Draft // by index of the mount
@@ -320,6 +322,7 @@ func (m *mounting) commit(ctx context.Context, mounts []*pb.Mount, outputs int) 
 			}
 		}
 	}()
+	note := m.note()
 	for i, mt := range mounts {
 		if output(mt) < 0 {
 			continue
@@ -328,9 +331,7 @@ func (m *mounting) commit(ctx context.Context, mounts []*pb.Mount, outputs int) 
 		if !ok {
 			return nil, fmt.Errorf("mount %s cannot be an output", mt.Dest)
 		}
-		if m.fetched != nil {
-			draft.Annotate(encodeFetches(m.fetched))
-		}
+		draft.Annotate(note)
 		snap, err := draft.Commit(ctx)
 		if err != nil {
 			return nil, err // close discards it

@@ -14,6 +14,7 @@ import (
 	"github.com/dbuild/dbuild/solver"
 	"github.com/dbuild/dbuild/worker/runc"
 	"github.com/dbuild/dbuild/worker/runc/proxy"
+	"github.com/dbuild/dbuild/worker/runc/usage"
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -186,6 +187,9 @@ func (o *execOp) run(ctx context.Context, d solver.Demand, m *mounting, in []sol
 	if o.proxied {
 		m.fetched = new(proxy.Record)
 		p.Proxy = &runc.Proxy{Judge: judgeFor(d), Record: m.fetched}
+	}
+	if asksUsage(d) {
+		p.Measured = func(list []usage.Sample) { m.used = list }
 	}
 
 	stdout, stderr := d.Log().Output(1), d.Log().Output(2)

@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/url"
@@ -99,34 +98,4 @@ func printFetches(w io.Writer, r *proxy.Record) {
 	if more += max(0, len(list)-maxPrinted); more > 0 {
 		fmt.Fprintf(w, "- and %d more\n", more)
 	}
-}
-
-// fetches is what layers of proxied processes remember.
-type fetches struct {
-	List []proxy.Fetch `json:"list,omitempty"`
-	More int           `json:"more,omitempty"`
-}
-
-func encodeFetches(r *proxy.Record) []byte {
-	var f fetches
-	f.List, f.More = r.Fetches()
-	b, err := json.Marshal(f)
-	if err != nil {
-		return nil // it is not known then
-	}
-	return b
-}
-
-// Fetched returns what the process fetched that made ref, and how much more that is not
-// known; ok is false if nothing is remembered of it.
-func Fetched(ref solver.Ref) (list []proxy.Fetch, more int, ok bool) {
-	r, isRef := ref.(*Ref)
-	if !isRef || r.snap == nil {
-		return nil, 0, false
-	}
-	var f fetches
-	if json.Unmarshal(r.snap.Note(), &f) != nil {
-		return nil, 0, false
-	}
-	return f.List, f.More, true
 }

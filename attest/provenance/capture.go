@@ -8,6 +8,7 @@ import (
 
 	"github.com/dbuild/dbuild/llb"
 	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -77,6 +78,11 @@ type Capture struct {
 	Graph *llb.Graph // of the result
 	// Layers are those of results of steps, as far as they are known.
 	Layers map[llb.Edge][]ocispec.Descriptor
+
+	// Usage is what steps used of the machine, by the digest of the operation, and System what
+	// the whole machine did meanwhile: samples as documents have them.
+	Usage  map[digest.Digest]any
+	System any
 
 	ID                string // of the build
 	Started, Finished time.Time

@@ -119,7 +119,8 @@ type buildkit struct {
 	Source *sources                          `json:"source,omitempty"`
 	Layers map[string][][]ocispec.Descriptor `json:"layers,omitempty"`
 
-	Network *networkUse `json:"network,omitempty"`
+	SysUsage any         `json:"sysUsage,omitempty"`
+	Network  *networkUse `json:"network,omitempty"`
 }
 
 // networkUse says how steps reached the network, if not as usual.
@@ -142,6 +143,11 @@ type step struct {
 	ID     string   `json:"id,omitempty"`
 	Op     *pb.Op   `json:"op,omitempty"`
 	Inputs []string `json:"inputs,omitempty"`
+	Usage  *samples `json:"resourceUsage,omitempty"`
+}
+
+type samples struct {
+	Samples any `json:"samples"`
 }
 
 // sources are files and what of them steps come from.

@@ -62,7 +62,10 @@ func (c *Capture) Predicate(o *attest.Provenance) ([]byte, error) {
 	run.Metadata.Hermetic = run.Metadata.Completeness.ResolvedDependencies && !used.Network
 	if o.Max {
 		req.Secrets, req.SSH = used.Secrets, used.SSH
-		c.describe(&def.InternalParameters, &run.Metadata.BuildKit)
+		if o.CaptureUsage {
+			run.Metadata.BuildKit.SysUsage = c.System
+		}
+		c.describe(o, &def.InternalParameters, &run.Metadata.BuildKit)
 	}
 	var doc any = d
 	if o.Version == attest.V02 {

@@ -11,12 +11,19 @@ import (
 )
 
 // describe adds steps, sources and layers.
-func (c *Capture) describe(in *internal, bk *buildkit) {
+func (c *Capture) describe(o *attest.Provenance, in *internal, bk *buildkit) {
 	if c.Graph == nil || c.Graph.Root.Vertex == nil {
 		return
 	}
 	var names map[*llb.Vertex]string
 	in.BuildConfig, names = stepsOf(c.Graph)
+	if o.CaptureUsage {
+		for i, v := range c.Graph.Vertices {
+			if u := c.Usage[v.Digest]; u != nil {
+				in.BuildConfig.Definition[i].Usage = &samples{u}
+			}
+		}
+	}
 	bk.Source = sourcesOf(c.Graph, names)
 	for edge, layers := range c.Layers {
 		if names[edge.Vertex] == "" || len(layers) == 0 {
