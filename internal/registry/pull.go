@@ -204,6 +204,11 @@ func kind(desc ocispec.Descriptor) string {
 // exactly desc.Size bytes or an error; the caller verifies the digest. That nobody has
 // the blob is an ErrNotFound.
 func (c *Client) Open(ctx context.Context, g bksession.Group, from []Location, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	return c.openAt(ctx, g, from, desc, 0)
+}
+
+// openAt is Open from an offset on.
+func (c *Client) openAt(ctx context.Context, g bksession.Group, from []Location, desc ocispec.Descriptor, at int64) (io.ReadCloser, error) {
 	if err := desc.Digest.Validate(); err != nil {
 		return nil, &Error{Op: "pull", Ref: desc.Digest.String(), Class: ErrInvalid, Cause: err.Error()}
 	}
@@ -212,7 +217,7 @@ func (c *Client) Open(ctx context.Context, g bksession.Group, from []Location, d
 	}
 	// Only registries we were told about are asked, never addresses found in manifests.
 	desc.URLs = nil
-	b := &blob{c: c, ctx: quiet(ctx), g: g, from: from, desc: desc}
+	b := &blob{c: c, ctx: quiet(ctx), g: g, from: from, desc: desc, at: at, last: at}
 	err := b.open()
 	if errors.Is(err, errDropped) || errors.Is(err, errStalled) {
 		err = b.mend(err)
@@ -353,7 +358,7 @@ func (b *blob) mend(err error) error {
 		if b.tries >= b.c.cfg.Attempts {
 			return explain("pull", b.from[0].Repo+"@"+short(b.desc.Digest), b.from[0].Host(), err)
 		}
-		if err := sleep(b.ctx, backoff(b.c.cfg.Backoff, b.tries)); err != nil {
+		if err := sleep(b.ctx, max(b.c.cfg.Backoff, backoff(b.c.cfg.Backoff, b.tries))); err != nil {
 			return err
 		}
 		again := b.open()
@@ -365,6 +370,28 @@ func (b *blob) mend(err error) error {
 		}
 		err = again
 	}
+}
+
+// Seek has the next Read begin elsewhere, for who resumes what he did with the blob.
+func (b *blob) Seek(offset int64, whence int) (int64, error) {
+	if whence != io.SeekStart || offset < 0 || offset > b.desc.Size {
+		return 0, fmt.Errorf("a blob of %d bytes cannot be read from %d: %w", b.desc.Size, offset, ErrInvalid)
+	}
+	if b.err != nil {
+		return 0, b.err
+	}
+	if b.rc != nil {
+		b.rc.Close()
+		b.rc = nil
+	}
+	b.at, b.last, b.tries, b.head = offset, offset, 0, nil
+	if err := b.open(); err != nil {
+		if err = b.mend(err); err != nil {
+			b.err = err
+			return 0, err
+		}
+	}
+	return offset, nil
 }
 
 func (b *blob) Close() error {

@@ -3,8 +3,6 @@ package registry
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -168,100 +166,6 @@ func (p *push) mount(ctx context.Context) (upload *url.URL, done bool) {
 	return nil, false
 }
 
-// send uploads the blob, from the start again if the connection breaks.
-func (p *push) send(ctx context.Context, upload *url.URL) error {
-	slots := p.c.slots(p.loc.Host())
-	if err := slots.Acquire(ctx, 1); err != nil {
-		return err
-	}
-	defer slots.Release(1)
-	for try := 1; ; try++ {
-		err := p.sendOnce(ctx, upload)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		var late *statusError
-		again := errors.Is(err, errAgain) || errors.Is(err, ErrCorrupt) || errors.Is(err, errUploadLost) || passing(err)
-		wait := backoff(p.c.cfg.Backoff, try)
-		if errors.As(err, &late) {
-			again, wait = late.after <= maxRetryAfter, max(wait, late.after)
-		}
-		var source *sourceError
-		if errors.As(err, &source) && !errors.Is(err, ErrCorrupt) {
-			again = false // it was tried long enough
-		}
-		if !again || try >= p.c.cfg.Attempts {
-			return err
-		}
-		upload = nil
-		if err := sleep(ctx, wait); err != nil {
-			return err
-		}
-	}
-}
-
-// errUploadLost says that the registry forgot an upload.
-var errUploadLost = errors.New("the registry lost the upload")
-
-func (p *push) sendOnce(ctx context.Context, upload *url.URL) error {
-	if upload == nil {
-		resp, err := p.c.send(ctx, p.h, request{method: http.MethodPost, path: repoPath(p.h, p.loc, "blobs", "uploads") + "/"})
-		if err != nil {
-			return err
-		}
-		resp.Body.Close()
-		if resp.StatusCode == http.StatusCreated {
-			return nil
-		}
-		if resp.StatusCode != http.StatusAccepted {
-			return statusOf("push", p.loc.Repo, p.loc.Host(), resp)
-		}
-		if upload, err = resp.Location(); err != nil {
-			return fmt.Errorf("it does not say where to upload to: %w", err)
-		}
-	}
-	desc := p.blob.Desc
-	var body *checked
-	resp, err := p.c.send(ctx, p.h, request{
-		method: http.MethodPut, url: upload, once: true, size: desc.Size,
-		query:  url.Values{"digest": {desc.Digest.String()}},
-		header: http.Header{"Content-Type": {"application/octet-stream"}},
-		body: func() (io.ReadCloser, error) {
-			rc, err := p.open(ctx)
-			if err != nil {
-				return nil, &sourceError{err}
-			}
-			body = newChecked(rc, desc, p.t.Progress)
-			return body, nil
-		},
-	})
-	if err != nil {
-		// net/http hides why reading failed behind what that did to the connection.
-		if body != nil && body.failed() != nil {
-			return body.failed()
-		}
-		return err
-	}
-	defer resp.Body.Close()
-	switch resp.StatusCode {
-	case http.StatusCreated, http.StatusNoContent, http.StatusOK, http.StatusAccepted:
-		return nil
-	case http.StatusNotFound:
-		return errUploadLost
-	}
-	return statusOf("push", p.loc.Repo, p.loc.Host(), resp)
-}
-
-func (p *push) open(ctx context.Context) (io.ReadCloser, error) {
-	if p.blob.Open != nil {
-		return p.blob.Open(ctx)
-	}
-	return p.c.Open(ctx, p.g, p.blob.From, p.blob.Desc)
-}
-
 // PushManifest stores a manifest or index whose blobs are there. ref says under which
 // tag, or by digest only if it has none ("repo" alone means the tag latest).
 func (c *Client) PushManifest(ctx context.Context, g bksession.Group, ref string, desc ocispec.Descriptor, b []byte) error {
@@ -310,9 +214,3 @@ func (c *Client) putManifest(ctx context.Context, g bksession.Group, t Target, d
 	}
 	return resp.Header, nil
 }
-
-// A sourceError is a blob that cannot be read, as opposed to written.
-type sourceError struct{ err error }
-
-func (e *sourceError) Error() string { return e.err.Error() }
-func (e *sourceError) Unwrap() error { return e.err }

@@ -5,7 +5,6 @@ import (
 	"io"
 	"sync"
 
-	"github.com/containerd/containerd/v2/core/content"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -85,14 +84,14 @@ func (a *ahead) Close() error {
 	return nil
 }
 
-// openLocal reads a blob of the content store.
+// openLocal reads a blob of the content store; the reader can seek.
 func (s *Store) openLocal(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
 	ra, err := s.cs.ReaderAt(s.ctx(ctx), d)
 	if err != nil {
 		return nil, err
 	}
 	return struct {
-		io.Reader
+		io.ReadSeeker
 		io.Closer
-	}{content.NewReader(ra), ra}, nil
+	}{io.NewSectionReader(ra, 0, ra.Size()), ra}, nil
 }
