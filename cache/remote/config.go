@@ -43,6 +43,9 @@ type record struct {
 	Chains  []chain       `json:"chains,omitempty"`
 	Digest  digest.Digest `json:"digest"`
 	Inputs  [][]input     `json:"inputs,omitempty"` // by input: what it may have been
+	// Build numbers the builds of a cache that is appended to: the last one that wrote the
+	// record. BuildKit does not look at it.
+	Build int `json:"dbuild.build,omitempty"`
 }
 
 // A result is a layer with all that is beneath it.
@@ -232,21 +235,24 @@ func newBuilder() *builder {
 	return &builder{layers: map[layer]int{}, records: map[digest.Digest]int{}, foreign: map[solver.ID][]int{}}
 }
 
-// stack returns the index of the topmost of these blobs, oldest first.
-func (b *builder) stack(blobs []digest.Digest) int {
+// stack returns the index of the topmost of these blobs, oldest first. layers has the index
+// of each layer of c.
+func stack(c *config, layers map[layer]int, blobs []digest.Digest) int {
 	top := -1
 	for _, d := range blobs {
 		l := layer{Blob: d, Parent: top}
-		i, ok := b.layers[l]
+		i, ok := layers[l]
 		if !ok {
-			i = len(b.Layers)
-			b.layers[l] = i
-			b.Layers = append(b.Layers, l)
+			i = len(c.Layers)
+			layers[l] = i
+			c.Layers = append(c.Layers, l)
 		}
 		top = i
 	}
 	return top
 }
+
+func (b *builder) stack(blobs []digest.Digest) int { return stack(&b.config, b.layers, blobs) }
 
 // add appends what is known of an output, under both names.
 func (b *builder) add(e solver.Entry, results []result, chains []chain) {

@@ -36,16 +36,34 @@ type listed interface {
 	manifest(ctx context.Context, d ocispec.Descriptor, data []byte) error
 }
 
-// writeDocuments writes the config and the manifest or index that names everything.
-func writeDocuments(ctx context.Context, to listed, c contents, log *progress.Log) (map[string]string, error) {
-	data, err := json.Marshal(c.config)
+// finish writes the documents of a cache, with those of a cache that is there if it is to be
+// appended to, and returns what the client is told.
+func finish(ctx context.Context, to appendable, c contents, log *progress.Log) (map[string]string, error) {
+	if c.opts.builds > 0 {
+		return appendDocuments(ctx, to, c, log)
+	}
+	top, err := writeDocuments(ctx, to, c, log)
 	if err != nil {
 		return nil, err
+	}
+	return answer(top)
+}
+
+func answer(top ocispec.Descriptor) (map[string]string, error) {
+	desc, err := json.Marshal(top)
+	return map[string]string{respManifest: string(desc)}, err
+}
+
+// writeDocuments writes the config and the manifest or index that names everything.
+func writeDocuments(ctx context.Context, to listed, c contents, log *progress.Log) (top ocispec.Descriptor, err error) {
+	data, err := json.Marshal(c.config)
+	if err != nil {
+		return top, err
 	}
 	conf := ocispec.Descriptor{MediaType: configType, Digest: digest.FromBytes(data), Size: int64(len(data))}
 	line := log.Track("writing config " + conf.Digest.String())
 	if err := to.blob(ctx, document(conf, data), line); err != nil {
-		return nil, fmt.Errorf("write the config of the cache: %w", err)
+		return top, fmt.Errorf("write the config of the cache: %w", err)
 	}
 	line.Done()
 
@@ -63,7 +81,8 @@ func writeDocuments(ctx context.Context, to listed, c contents, log *progress.Lo
 			descs = append(descs, describeMount(m))
 		}
 	}
-	what, top := "writing cache image manifest ", ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest}
+	what := "writing cache image manifest "
+	top.MediaType = ocispec.MediaTypeImageManifest
 	version := specs.Versioned{SchemaVersion: 2}
 	if c.opts.manifest {
 		data, err = json.Marshal(ocispec.Manifest{Versioned: version, MediaType: top.MediaType, Config: conf, Layers: descs})
@@ -75,16 +94,15 @@ func writeDocuments(ctx context.Context, to listed, c contents, log *progress.Lo
 		data, err = json.Marshal(ocispec.Index{Versioned: version, MediaType: top.MediaType, Manifests: append(descs, conf)})
 	}
 	if err != nil {
-		return nil, err
+		return top, err
 	}
 	top.Digest, top.Size = digest.FromBytes(data), int64(len(data))
 	line = log.Track(what + top.Digest.String())
 	if err := to.manifest(ctx, top, data); err != nil {
-		return nil, fmt.Errorf("write the manifest of the cache: %w", err)
+		return top, fmt.Errorf("write the manifest of the cache: %w", err)
 	}
 	line.Done()
-	desc, err := json.Marshal(top)
-	return map[string]string{respManifest: string(desc)}, err
+	return top, nil
 }
 
 // describe is how a layer stands in the manifest.

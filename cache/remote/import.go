@@ -76,18 +76,30 @@ func parseListing(data []byte) (*listing, error) {
 	return l, nil
 }
 
+// cache returns the config of a cache that stands for itself, and its layers.
+func (l *listing) cache() (conf ocispec.Descriptor, layers []ocispec.Descriptor, ok bool) {
+	if l.Config.MediaType == configType {
+		return l.Config, l.Layers, true
+	}
+	for i, d := range l.Manifests {
+		if d.MediaType == configType && images.IsIndexType(l.MediaType) {
+			return d, append(l.Manifests[:i:i], l.Manifests[i+1:]...), true
+		}
+	}
+	return conf, nil, false
+}
+
 // listed reads what stands in l into m: a cache, an image that carries one, or several.
 func (o *origin) listed(ctx context.Context, m *memory, l *listing, deep bool) error {
-	if l.Config.MediaType == configType {
-		return o.cache(ctx, m, l.Config, l.Layers)
+	if conf, blobs, ok := l.cache(); ok {
+		c, layers, err := o.config(ctx, conf, blobs)
+		if err == nil {
+			m.learn(c, layers)
+		}
+		return err
 	}
 	if !images.IsIndexType(l.MediaType) {
 		return o.inline(ctx, m, l)
-	}
-	for i, d := range l.Manifests {
-		if d.MediaType == configType {
-			return o.cache(ctx, m, d, append(l.Manifests[:i:i], l.Manifests[i+1:]...))
-		}
 	}
 	for i, d := range l.Manifests {
 		if !images.IsManifestType(d.MediaType) || d.Annotations[attestation] != "" || deep || i == maxManifests {
@@ -111,18 +123,18 @@ func (o *origin) listed(ctx context.Context, m *memory, l *listing, deep bool) e
 // attestation marks a manifest that describes another one.
 const attestation = "vnd.docker.reference.type"
 
-// cache reads a cache that stands for itself.
-func (o *origin) cache(ctx context.Context, m *memory, conf ocispec.Descriptor, blobs []ocispec.Descriptor) error {
+// config reads the config of a cache, and returns its layers by digest.
+func (o *origin) config(ctx context.Context, conf ocispec.Descriptor, blobs []ocispec.Descriptor) (*config, map[digest.Digest]snapshot.ImageLayer, error) {
 	if err := conf.Digest.Validate(); err != nil {
-		return fmt.Errorf("invalid manifest: %w: %w", err, errdefs.ErrInvalidArgument)
+		return nil, nil, fmt.Errorf("invalid manifest: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	data, err := o.read(ctx, conf)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	c, err := parseConfig(data)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	layers := map[digest.Digest]snapshot.ImageLayer{}
 	for _, d := range blobs {
@@ -133,8 +145,7 @@ func (o *origin) cache(ctx context.Context, m *memory, conf ocispec.Descriptor, 
 		created, _ := time.Parse(time.RFC3339Nano, d.Annotations[noteCreated]) // zero if it does not say
 		layers[d.Digest] = o.layer(d, diffID, created, d.Annotations[noteDescription])
 	}
-	m.learn(c, layers)
-	return nil
+	return c, layers, nil
 }
 
 // inline reads the cache that an image carries, if it does.

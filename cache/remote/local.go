@@ -22,6 +22,10 @@ import (
 // is the directory as they wrote it.
 const storePrefix = "local:"
 
+// AppendTo is the attribute of a local cache with append=true in which the client says which
+// manifest its directory has: a digest, or "none".
+const AppendTo = "append-to"
+
 // Methods of the content store of a client.
 const (
 	readMethod  = "/containerd.services.content.v1.Content/Read"
@@ -33,16 +37,20 @@ const (
 func newLocalExporter(sessions *bksession.Manager, a *exporter.Attrs) (*Exporter, error) {
 	dest := a.String("dest")
 	a.Ignore("tag", "reset") // the client's business
+	was := a.String(AppendTo)
 	opts, err := optionsFrom(a)
 	if err != nil {
 		return nil, err
+	}
+	if opts.builds > 0 && was == "" {
+		return nil, errdefs.ErrInvalidArgument.WithMessage("a local cache with append=true needs a client that says what is in the directory, such as dbuild")
 	}
 	if dest == "" {
 		return nil, fmt.Errorf("a local cache needs a directory (dest=DIR): %w", errdefs.ErrInvalidArgument)
 	}
 	return &Exporter{name: "exporting cache to client directory", opts: opts, open: func(ctx context.Context, a exporter.Access) (store, error) {
 		cs, err := clientStore(ctx, sessions, a.SessionIDs, writeMethod, dest)
-		return &localStore{cs, a.Group}, err
+		return &localStore{to: cs, group: a.Group, dir: dest, top: digest.Digest(was)}, err
 	}}, nil
 }
 
@@ -57,6 +65,8 @@ func clientStore(ctx context.Context, sessions *bksession.Manager, ids []string,
 type localStore struct {
 	to    content.Store
 	group bksession.Group
+	dir   string
+	top   digest.Digest // the manifest of the cache that is there, as far as is known here
 }
 
 func (s *localStore) blob(ctx context.Context, b snapshot.Blob, line *progress.Tracker) error {
@@ -73,11 +83,26 @@ func (s *localStore) blob(ctx context.Context, b snapshot.Blob, line *progress.T
 }
 
 func (s *localStore) manifest(ctx context.Context, d ocispec.Descriptor, data []byte) error {
-	return s.blob(ctx, document(d, data), nil)
+	err := s.blob(ctx, document(d, data), nil)
+	if err == nil {
+		s.top = d.Digest
+	}
+	return err
+}
+
+func (s *localStore) before(ctx context.Context) (*origin, error) {
+	if s.top.Validate() != nil {
+		return nil, nil
+	}
+	o, err := inDirectory(ctx, s.to, s.dir, s.top)
+	if errdefs.IsNotFound(err) {
+		return nil, nil
+	}
+	return o, err
 }
 
 func (s *localStore) finish(ctx context.Context, c contents, log *progress.Log) (map[string]string, error) {
-	return writeDocuments(ctx, s, c, log)
+	return finish(ctx, s, c, log)
 }
 
 // fromClient finds a cache in a directory of the client that has one of these sessions,
@@ -95,6 +120,25 @@ func fromClient(ctx context.Context, sessions *bksession.Manager, g bksession.Gr
 	if err != nil {
 		return nil, err
 	}
+	o, err := inDirectory(ctx, cs, dir, dgst)
+	if err != nil {
+		return nil, err
+	}
+	o.promise = func(l *snapshot.ImageLayer) {
+		d := l.Blob
+		l.Open = func(ctx context.Context, _ bksession.Group) (io.ReadCloser, error) {
+			cs, err := clientStore(ctx, sessions, ids, readMethod, dir)
+			if err != nil {
+				return nil, err
+			}
+			return openBlob(ctx, cs, d)
+		}
+	}
+	return o, nil
+}
+
+// inDirectory is a cache in a directory of a client, whose layers nobody will read.
+func inDirectory(ctx context.Context, cs content.Store, dir string, dgst digest.Digest) (*origin, error) {
 	info, err := cs.Info(ctx, dgst)
 	if err != nil {
 		return nil, err
@@ -107,16 +151,7 @@ func fromClient(ctx context.Context, sessions *bksession.Manager, g bksession.Gr
 			_, err := cs.Info(ctx, d.Digest)
 			return err == nil, err
 		},
-		promise: func(l *snapshot.ImageLayer) {
-			d := l.Blob
-			l.Open = func(ctx context.Context, _ bksession.Group) (io.ReadCloser, error) {
-				cs, err := clientStore(ctx, sessions, ids, readMethod, dir)
-				if err != nil {
-					return nil, err
-				}
-				return openBlob(ctx, cs, d)
-			}
-		},
+		promise: func(*snapshot.ImageLayer) {},
 	}, nil
 }
 

@@ -102,6 +102,7 @@ type mount struct {
 	Base  digest.Digest `json:"base,omitempty"`
 	Blob  digest.Digest `json:"blob"`
 	About about         `json:"annotations"`
+	Build int           `json:"dbuild.build,omitempty"` // as that of a record
 }
 
 // Mounts says which cache mounts the exporter is to write.
@@ -162,13 +163,19 @@ func writeMounts(ctx context.Context, to store, mounts []Mount, blobs []*snapsho
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			out = append(out, mount{mounts[i].ID, mounts[i].Base, b.Digest, about{MediaType: b.MediaType, DiffID: b.DiffID, Size: b.Size}})
+			out = append(out, mount{
+				ID: mounts[i].ID, Base: mounts[i].Base, Blob: b.Digest, About: about{MediaType: b.MediaType, DiffID: b.DiffID, Size: b.Size},
+			})
 			return nil
 		})
 	}
 	err := g.Wait()
-	slices.SortFunc(out, func(a, b mount) int { return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Base, b.Base)) })
+	sortMounts(out)
 	return out, err
+}
+
+func sortMounts(list []mount) {
+	slices.SortFunc(list, func(a, b mount) int { return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Base, b.Base)) })
 }
 
 type mountKey struct {
@@ -176,11 +183,16 @@ type mountKey struct {
 	base digest.Digest
 }
 
+// sound reports whether m makes sense.
+func (m mount) sound() bool {
+	return m.About.Size > 0 && m.Blob.Validate() == nil && m.About.DiffID.Validate() == nil
+}
+
 // learnMounts adds what a config says of cache mounts. What makes no sense is left out.
 func (m *memory) learnMounts(c *config) {
 	for _, mt := range c.Mounts {
 		d := mt.About
-		if m.from == nil || d.Size <= 0 || mt.Blob.Validate() != nil || d.DiffID.Validate() != nil {
+		if m.from == nil || !mt.sound() {
 			continue
 		}
 		b := snapshot.Blob{DiffID: d.DiffID}

@@ -51,6 +51,9 @@ func newObjectsExporter(kind string, open OpenObjects, a *exporter.Attrs) (*Expo
 	if err != nil {
 		return nil, err
 	}
+	if opts.builds > 0 {
+		return nil, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("not implemented: append=true for a cache in %s", titles[kind]))
+	}
 	return &Exporter{name: "exporting cache to " + titles[kind], opts: opts, open: func(_ context.Context, a exporter.Access) (store, error) {
 		return &objectStore{to, a.Group}, nil
 	}}, nil

@@ -17,6 +17,7 @@ type options struct {
 	oci         bool // media types of OCI, not of Docker
 	manifest    bool // a manifest, not an index
 	foreign     bool // BuildKit's names, too
+	builds      int  // that a cache is about which is appended to; 0 replaces what is there
 	compression snapshot.Compression
 	mounts      Selection
 	mountsMax   int64 // size of the largest that is written, in bytes; 0 is no limit
@@ -28,6 +29,8 @@ func optionsFrom(a *exporter.Attrs) (options, error) {
 	o := options{all: mode == "max", compression: a.Compression(), oci: a.Bool("oci-mediatypes", true)}
 	o.ignoreError, _ = strconv.ParseBool(ignore)
 	o.manifest = a.Bool("image-manifest", o.oci)
+	builds, appendErr := appendFrom(a)
+	o.builds = builds
 	o.compression.DockerMediaTypes = !o.oci
 	var err error
 	if o.mounts, o.mountsMax, err = mountOptions(a); err != nil {
@@ -35,6 +38,9 @@ func optionsFrom(a *exporter.Attrs) (options, error) {
 	}
 	if err := a.Done(); err != nil {
 		return o, err
+	}
+	if appendErr != nil {
+		return o, appendErr
 	}
 	switch compat {
 	case "", "buildkit":

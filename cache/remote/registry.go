@@ -64,7 +64,15 @@ func (s *registryStore) manifest(ctx context.Context, d ocispec.Descriptor, data
 }
 
 func (s *registryStore) finish(ctx context.Context, c contents, log *progress.Log) (map[string]string, error) {
-	return writeDocuments(ctx, s, c, log)
+	return finish(ctx, s, c, log)
+}
+
+func (s *registryStore) before(ctx context.Context) (*origin, error) {
+	o, err := inRegistry(ctx, s.client, s.group, registry.Location{Repo: s.named.Name(), Insecure: s.target.Insecure}, s.named)
+	if errdefs.IsNotFound(err) {
+		return nil, nil
+	}
+	return o, err
 }
 
 // fromRegistry finds a cache, or an image that carries one, in a registry.
@@ -89,6 +97,10 @@ func (im *Imports) fromRegistry(ctx context.Context, g bksession.Group, attrs ma
 			im.trust(loc)
 		}
 	}
+	return inRegistry(ctx, client, g, loc, named)
+}
+
+func inRegistry(ctx context.Context, client *registry.Client, g bksession.Group, loc registry.Location, named reference.Named) (*origin, error) {
 	top, err := client.ResolveAt(ctx, g, loc, named)
 	if err != nil {
 		return nil, err

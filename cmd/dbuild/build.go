@@ -205,6 +205,9 @@ func solveOpt(d *daemonConn, req *buildflags.Request, l *lent, out *outputs) (cl
 	if len(out.engines) > 0 {
 		opt.Session = append(slices.Clone(opt.Session), answerLoads(out.engines))
 	}
+	if err := sayWhatIsThere(opt.CacheExports); err != nil {
+		return opt, err
+	}
 	var err error
 	opt.LocalMounts, err = l.mounts(d.ours())
 	return opt, err
