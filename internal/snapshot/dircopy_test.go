@@ -105,6 +105,11 @@ func TestCopyOfADirectorySeedsAnother(t *testing.T) {
 
 			c := here.copy(here.only(name), Shared)
 			must(t, there.plant(name, bases[1], there.seed(c)))
+			again := there.copy(there.only(name), Shared)
+			if again.Blob.Digest != c.Blob.Digest {
+				t.Errorf("%s: the same files are another blob", name)
+			}
+			must(t, again.Close())
 			d = there.dir(name, Locked, bases[1])
 			if d.Fresh {
 				t.Errorf("%s: the directory is not the one that was seeded", name)

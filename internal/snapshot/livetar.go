@@ -8,6 +8,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,6 +33,7 @@ func writeLiveTar(ctx context.Context, w io.Writer, dir, opaque string) error {
 	if err != nil {
 		return err
 	}
+	h.ModTime = time.Unix(0, 0) // nobody restores it: what was unpacked gives the same bytes again
 	if err := t.tw.WriteHeader(h); err != nil {
 		return err
 	}
