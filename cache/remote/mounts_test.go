@@ -105,6 +105,7 @@ func TestMounts(t *testing.T) {
 	for name, e := range map[string]remote.Entry{
 		"registry": {Type: "registry", Attrs: map[string]string{"ref": proxy.Addr + "/one", "mounts": "*"}},
 		"index":    {Type: "registry", Attrs: map[string]string{"ref": proxy.Addr + "/two", "mounts": "*", "image-manifest": "false"}},
+		"docker":   {Type: "registry", Attrs: map[string]string{"ref": proxy.Addr + "/three", "mounts": "*", "oci-mediatypes": "false"}},
 		"local":    {Type: "local", Attrs: map[string]string{"dest": "cache", "mounts": "*"}},
 		"objects":  {Type: "s3", Attrs: map[string]string{"bucket": "b", "mounts": "*"}},
 	} {

@@ -78,7 +78,7 @@ type DirCopy struct {
 	DiffID digest.Digest
 
 	s       *Store
-	name    string
+	of      DirInfo
 	sharing Sharing
 
 	mu   sync.Mutex // guards path
@@ -95,8 +95,8 @@ var ErrBusy = errors.New("the directory is in use")
 // The bytes of a directory that was not opened since its last copy are written only if
 // somebody asks for them.
 func (s *Store) CopyDir(ctx context.Context, i DirInfo, sharing Sharing, line *progress.Tracker) (*DirCopy, error) {
-	c := &DirCopy{s: s, name: i.name, sharing: sharing}
-	dir, alone, err := s.holdDir(ctx, i.name, sharing)
+	c := &DirCopy{s: s, of: i, sharing: sharing}
+	dir, alone, err := s.holdDir(ctx, i, sharing)
 	if err != nil {
 		return nil, err
 	}
@@ -129,18 +129,23 @@ func (d *Dir) uses() int {
 
 // holdDir opens a directory that there is, to look at the files that it has of its own:
 // that is no use of it. alone says that nobody has it open already.
-func (s *Store) holdDir(ctx context.Context, name string, sharing Sharing) (_ *Dir, alone bool, err error) {
+func (s *Store) holdDir(ctx context.Context, i DirInfo, sharing Sharing) (_ *Dir, alone bool, err error) {
+	first := sharing
+	if i.Based {
+		first = Locked // who joined would lack the base
+	}
 	for {
 		s.mu.Lock()
 		if s.closing.Load() {
 			s.mu.Unlock()
 			return nil, false, errClosed
 		}
-		st := s.dirStateLocked(name)
+		st := s.dirStateLocked(i.name)
 		if st.users == 0 {
-			dying := s.claimLocked(st, Locked)
+			dying := s.claimLocked(st, first)
 			s.mu.Unlock()
-			return s.holdFirst(st, sharing, dying)
+			dir, err := s.holdFirst(st, dying)
+			return dir, true, err
 		}
 		freed, ready := st.freed, st.ready
 		if sharing == Private {
@@ -173,28 +178,22 @@ func (s *Store) holdDir(ctx context.Context, name string, sharing Sharing) (_ *D
 }
 
 // holdFirst makes ready what the caller has claimed.
-func (s *Store) holdFirst(st *dirState, sharing Sharing, dying bool) (_ *Dir, alone bool, err error) {
+func (s *Store) holdFirst(st *dirState, dying bool) (*Dir, error) {
 	dir := &Dir{s: s, st: st}
 	known, err := s.loadDir(st, dying)
 	if err == nil && !known {
 		err = fmt.Errorf("the directory is not there any more: %w", errdefs.ErrNotFound)
 	}
-	if err != nil {
-		dir.Close()
-		return nil, false, err
-	}
-	dir.Path = s.upperOf(st)
-	st.path, st.unmount, st.base, st.failed = dir.Path, nil, nil, false
-	st.mu.Lock()
-	based := len(st.row.Base) > 0
-	st.mu.Unlock()
-	if sharing == Shared && !based { // what joins would lack the base
-		s.mu.Lock()
-		st.sharing = Shared
-		s.mu.Unlock()
+	if st.failed = err != nil; !st.failed {
+		dir.Path = s.upperOf(st)
+		st.path, st.unmount, st.base = dir.Path, nil, nil
 	}
 	close(st.ready)
-	return dir, true, nil
+	if err != nil {
+		dir.Close()
+		return nil, err
+	}
+	return dir, nil
 }
 
 // upperOf is where the files of a directory are that are not of its base.
@@ -245,7 +244,7 @@ func (c *DirCopy) Open(ctx context.Context) (io.ReadCloser, error) {
 
 // again makes the bytes of a copy that was made before.
 func (c *DirCopy) again(ctx context.Context) error {
-	dir, _, err := c.s.holdDir(ctx, c.name, c.sharing)
+	dir, _, err := c.s.holdDir(ctx, c.of, c.sharing)
 	if err != nil {
 		return err
 	}
