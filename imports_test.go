@@ -35,6 +35,7 @@ var also = map[string][]string{
 	"frontend/gateway":                  {"frontend/gateway/wire"},
 	"frontend/gateway/client":           {"frontend/gateway/wire"},
 	"cmd/dbuild/internal/buildflags":    {"cmd/dbuild/internal/suggest"},
+	"cmd/dbuild/internal/localimage":    {"cmd/dbuild/internal/engine"},
 	"cmd/dbuild/internal/buildkitdtoml": {"cmd/dbuild/internal/suggest"},
 }
 

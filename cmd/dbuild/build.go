@@ -52,6 +52,10 @@ func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg str
 		return err
 	}
 	defer lent.close()
+	first := a.localFirst(lent, req.LocalImages, dockerConfig)
+	if first != nil && a.sources != nil {
+		return errLocalSources
+	}
 
 	d, err := a.connect(ctx)
 	if err != nil {
@@ -77,6 +81,8 @@ func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg str
 		if err := enforceLock(f, req, contextArg, &opt); err != nil {
 			return err
 		}
+	} else if first != nil {
+		opt.SourcePolicyProvider = first
 	}
 	if ctx, err = lendCacheDirs(ctx, d, req.CacheMounts); err != nil {
 		return err

@@ -22,17 +22,25 @@ type containerdLoad struct {
 }
 
 func (a *app) newContainerdLoad(ctx context.Context, e buildflags.Export) (*containerdLoad, error) {
-	env := func(name string) string { v, _ := a.lookup(name); return v }
-	cfg := e.Containerd
-	store, err := imagestore.Open(ctx, imagestore.Config{
-		Address:   cmp.Or(cfg.Address, env("CONTAINERD_ADDRESS"), imagestore.DefaultAddress),
-		Namespace: cmp.Or(cfg.Namespace, env("CONTAINERD_NAMESPACE"), imagestore.DefaultNamespace),
-	})
+	store, err := a.openContainerd(ctx, e.Containerd)
 	if err != nil {
 		return nil, err
 	}
-	cfg.Snapshotter = cmp.Or(cfg.Snapshotter, env("CONTAINERD_SNAPSHOTTER"))
+	cfg := e.Containerd
+	if cfg.Snapshotter == "" {
+		cfg.Snapshotter, _ = a.lookup("CONTAINERD_SNAPSHOTTER")
+	}
 	return &containerdLoad{store: store, names: strings.Split(e.Attrs["name"], ","), cfg: cfg, out: a.stderr}, nil
+}
+
+// openContainerd connects to the containerd that is meant.
+func (a *app) openContainerd(ctx context.Context, c buildflags.Containerd) (*imagestore.Store, error) {
+	address, _ := a.lookup("CONTAINERD_ADDRESS")
+	namespace, _ := a.lookup("CONTAINERD_NAMESPACE")
+	return imagestore.Open(ctx, imagestore.Config{
+		Address:   cmp.Or(c.Address, address, imagestore.DefaultAddress),
+		Namespace: cmp.Or(c.Namespace, namespace, imagestore.DefaultNamespace),
+	})
 }
 
 var _ load = (*containerdLoad)(nil)

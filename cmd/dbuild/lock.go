@@ -55,6 +55,9 @@ func (a *app) lock(ctx context.Context, f *buildflags.Flags, contextArg string, 
 	if err != nil {
 		return unknownContext(err)
 	}
+	if req.LocalImages != "" {
+		return errLocalSources
+	}
 	path, err := lockPath(f, req)
 	if err != nil {
 		return err

@@ -106,6 +106,8 @@ func completeBuild(c *cobra.Command) {
 	fixed(c, "network", "default", "host", "none")
 	fixed(c, "call", "build", "check", "outline", "targets")
 	fixed(c, "allow", "network.host", "security.insecure")
+	fixed(c, "load", "containerd", "docker", "nerdctl", "podman")
+	fixed(c, "local-images", "containerd", "docker", "never")
 	fixed(c, "platform", "linux/amd64", "linux/arm64", "linux/386", "linux/arm/v7", "linux/ppc64le", "linux/riscv64", "linux/s390x", "local")
 	fixed(c, "cache-from", "type=local,src=", "type=registry,ref=")
 	fixed(c, "cache-to", "type=inline", "type=local,dest=", "type=registry,ref=")
@@ -115,7 +117,7 @@ func completeBuild(c *cobra.Command) {
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		}
 		var out []string
-		for _, t := range []string{"cacheonly", "docker", "image", "local", "oci", "registry", "tar"} {
+		for _, t := range []string{"cacheonly", "containerd", "docker", "image", "local", "oci", "registry", "tar"} {
 			out = append(out, "type="+t)
 		}
 		return out, cobra.ShellCompDirectiveNoSpace

@@ -43,11 +43,15 @@ type lent struct {
 	stores    map[string]content.Store
 	sharedKey string
 	temps     []string
-	again     string // another URL of a context that comes from standard input, to be read once
+	closers   []func() // of engines
+	again     string   // another URL of a context that comes from standard input, to be read once
 }
 
 // close removes temporary files. Nothing may be using them.
 func (l *lent) close() {
+	for _, c := range l.closers {
+		c()
+	}
 	for _, dir := range l.temps {
 		os.RemoveAll(dir)
 	}
@@ -87,10 +91,10 @@ func (a *app) lend(ctx context.Context, req *buildflags.Request, dockerConfig *c
 		if err != nil {
 			return nil, fmt.Errorf("OCI layout %s: %w", dir, err)
 		}
-		if l.stores == nil {
-			l.stores = map[string]content.Store{}
-		}
-		l.stores[id] = store
+		l.lendStore(id, store)
+	}
+	if err := a.lendImages(ctx, l, req, dockerConfig); err != nil {
+		return nil, err
 	}
 	l.share(req)
 	return l, nil

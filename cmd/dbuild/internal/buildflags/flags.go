@@ -28,6 +28,7 @@ type Flags struct {
 	IIDFile       string
 	Label         []string
 	Load          Load
+	LocalImages   string
 	Locked        bool
 	LockFile      string
 	MetadataFile  string
@@ -91,6 +92,7 @@ func New(fs *pflag.FlagSet) *Flags {
 	fs.StringArrayVar(&f.Label, "label", nil, `set a label of the image ("key=value")`)
 	fs.Var(&f.Load, "load", `load the image into docker ("-o type=docker") or "containerd", "nerdctl", "podman"`)
 	fs.Lookup("load").NoOptDefVal = "true"
+	fs.StringVar(&f.LocalImages, "local-images", "never", `where names of images are looked for before all else ("docker", "containerd", "never")`)
 	fs.BoolVar(&f.Locked, "locked", false, `build from what the lock names, and from nothing else (see "dbuild lock")`)
 	fs.StringVar(&f.LockFile, "lock-file", "", `the lock (default: the Dockerfile's name with ".lock")`)
 	fs.StringVar(&f.MetadataFile, "metadata-file", "", "write facts about the result to a file, as JSON")

@@ -46,6 +46,8 @@ type Request struct {
 	WantsFacts    bool     // the digests of the contexts are asked for
 	NamesBuildID  bool     // a name of the result has that of the main one: see SetBuildID
 	Notices       []string // what the user should know about flags that do nothing
+	// LocalImages is the transport to the engine whose images go before all others, or "".
+	LocalImages string
 }
 
 // Request checks the flags against each other and against the files they name. It fails
@@ -68,6 +70,9 @@ func (f *Flags) request(context string, env Env) (*Request, error) {
 	}
 	r.notices(f)
 	var err error
+	if r.LocalImages, err = f.localTransport(); err != nil {
+		return nil, err
+	}
 	if r.Call, err = f.call(); err != nil {
 		return nil, err
 	}

@@ -42,6 +42,9 @@ type Sources struct {
 	Locals map[string]string
 	// Layouts are directories in OCI layout lent to the build, by the id of the store.
 	Layouts map[string]string
+	// Images are those of this machine's engines lent to the build, by the option that names
+	// the context.
+	Images map[string]LocalImage
 	// IgnoreFile is used in place of the ignore files that would be looked for; IgnoreFiles
 	// are, in the named contexts that are directories.
 	IgnoreFile  string
@@ -229,6 +232,8 @@ func (s *Sources) named(v string, attrs map[string]string) error {
 		attrs[key] = value
 	case scheme == "target":
 		return fmt.Errorf("--build-context %q: target:// has a meaning in bake files only", v)
+	case isLocalImage(value):
+		return s.localImage(v, key, value, attrs)
 	case isDir(value):
 		local := name
 		if local == LocalContext || local == LocalDockerfile {

@@ -70,6 +70,9 @@ func TestSources(t *testing.T) {
 		{"--build-context a=sub --build-context context=sub --build-context b=docker-image://alpine --build-context c=https://h/r.git .",
 			Sources{Locals: attrs("context", ".", "dockerfile", ".", "a", "sub", "_context", "sub")},
 			attrs("filename", "Dockerfile", "context:a", "local:a", "context:context", "local:_context", "context:b", "docker-image://alpine", "context:c", "https://h/r.git")},
+		{"--build-context a=docker-daemon:app --build-context b=containerd:reg.io/x:1 .", Sources{Locals: attrs("context", ".", "dockerfile", "."), Images: map[string]LocalImage{
+			"context:a": {Transport: DockerDaemon, Name: "docker.io/library/app:latest"}, "context:b": {Transport: ContainerdStore, Name: "reg.io/x:1"},
+		}}, attrs("filename", "Dockerfile", "context:a", "docker-daemon:app", "context:b", "containerd:reg.io/x:1")},
 	} {
 		t.Run(tc.args, func(t *testing.T) {
 			r, err := parse(t, nil, strings.Fields(tc.args)...)

@@ -160,6 +160,23 @@ func (s *Store) Name(ctx context.Context, names []string) (ocispec.Descriptor, e
 	return root, nil
 }
 
+// Image looks an image up. One that lacks a part of what a platform needs counts as not found.
+func (s *Store) Image(ctx context.Context, name string, platform *ocispec.Platform) (ocispec.Descriptor, error) {
+	ctx = s.with(ctx)
+	img, err := s.c.ImageService().Get(ctx, name)
+	if errdefs.IsNotFound(err) {
+		return img.Target, fmt.Errorf("containerd has no image %s in the namespace %s: %w", name, s.cfg.Namespace, errdefs.ErrNotFound)
+	}
+	if err != nil || platform == nil {
+		return img.Target, err
+	}
+	available, _, _, _, err := images.Check(ctx, s, img.Target, platforms.Only(*platform))
+	if err == nil && !available {
+		err = fmt.Errorf("containerd has no complete image %s for %s: %w", name, platforms.FormatAll(*platform), errdefs.ErrNotFound)
+	}
+	return img.Target, err
+}
+
 // Unpack makes snapshots of the layers of an image that has a name, if it is for machines
 // like this. An empty snapshotter is the namespace's.
 func (s *Store) Unpack(ctx context.Context, root ocispec.Descriptor, name, snapshotter string) error {

@@ -35,7 +35,9 @@ type Engine struct {
 	blobs  map[digest.Digest][]byte // Containerd: of images; else configs
 	chains map[digest.Digest]bool   // layers, if not Containerd
 	images map[string]image         // by name; those without one by id
+	files  map[string][]byte        // that came in archives
 	loads  []Load
+	saves  int
 }
 
 // A Load is an archive that came, also if it was refused.
@@ -49,6 +51,7 @@ type image struct {
 	id     digest.Digest // of the config, or of the manifest with Containerd
 	config ocispec.Image
 	layers []ocispec.Descriptor // with Containerd
+	top    []byte               // manifest.json, or index.json with Containerd
 }
 
 // New starts an engine that ends with the test.
@@ -59,7 +62,7 @@ func New(t testing.TB) *Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &Engine{Host: "unix://" + sock, blobs: map[digest.Digest][]byte{}, chains: map[digest.Digest]bool{}, images: map[string]image{}}
+	e := &Engine{Host: "unix://" + sock, blobs: map[digest.Digest][]byte{}, chains: map[digest.Digest]bool{}, images: map[string]image{}, files: map[string][]byte{}}
 	s := &http.Server{Handler: e}
 	done := make(chan struct{})
 	go func() { // ends with the server
@@ -75,6 +78,13 @@ func (e *Engine) Loads() []Load {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return slices.Clone(e.loads)
+}
+
+// Saves returns how many images have been given out.
+func (e *Engine) Saves() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.saves
 }
 
 // Names returns the names of images with their ids.
@@ -123,6 +133,14 @@ func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reply(w, all)
 	case path == "/images/load":
 		e.load(w, r)
+	case path == "/images/get":
+		img, ok := e.find(r.URL.Query().Get("names"))
+		if !ok {
+			refuse(w, http.StatusNotFound, "No such image")
+			return
+		}
+		e.saves++
+		e.save(tar.NewWriter(w), img)
 	case inspect:
 		img, ok := e.find(name)
 		if !ok {
@@ -133,6 +151,7 @@ func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("manifests") != "" && e.Containerd {
 			answer["Manifests"] = []map[string]any{{"ID": img.id, "Kind": "image", "Available": e.complete(img)}}
 		}
+		answer["Os"], answer["Architecture"], answer["Variant"] = img.config.OS, img.config.Architecture, img.config.Variant
 		reply(w, answer)
 	case tag:
 		img, ok := e.find(tagged)
@@ -176,6 +195,31 @@ func familiar(name string) string {
 	return name
 }
 
+// save writes an archive with all files that have come, of which the last is the image's own.
+func (e *Engine) save(w *tar.Writer, img image) {
+	files := maps.Clone(e.files)
+	maps.DeleteFunc(files, func(name string, _ []byte) bool { return !strings.HasPrefix(name, "blobs/") })
+	if e.Containerd {
+		files["oci-layout"], files["index.json"] = []byte(`{"imageLayoutVersion":"1.0.0"}`), img.top
+	} else {
+		files["manifest.json"] = img.top
+	}
+	_ = WriteTar(w, files)
+}
+
+// WriteTar writes files, sorted by name.
+func WriteTar(w *tar.Writer, files map[string][]byte) error {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(files[name])), Typeflag: tar.TypeReg}); err != nil {
+			return err
+		}
+		if _, err := w.Write(files[name]); err != nil {
+			return err
+		}
+	}
+	return w.Close()
+}
+
 func (e *Engine) load(w http.ResponseWriter, r *http.Request) {
 	files, err := untar(r.Body)
 	said := ""
@@ -188,6 +232,7 @@ func (e *Engine) load(w http.ResponseWriter, r *http.Request) {
 	default:
 		said, err = e.loadLayers(files)
 	}
+	maps.Copy(e.files, files)
 	e.loads = append(e.loads, Load{Files: slices.Sorted(maps.Keys(files)), Platform: r.URL.Query().Get("platform"), Err: err})
 	if err != nil {
 		refuse(w, http.StatusInternalServerError, err.Error())
@@ -228,7 +273,7 @@ func (e *Engine) loadLayers(files map[string][]byte) (string, error) {
 	if err := json.Unmarshal(files[items[0].Config], &img.config); err != nil {
 		return "", err
 	}
-	img.id = digest.FromBytes(files[items[0].Config])
+	img.id, img.top = digest.FromBytes(files[items[0].Config]), files["manifest.json"]
 	ids := img.config.RootFS.DiffIDs
 	if len(ids) != len(items[0].Layers) {
 		return "", errors.New("invalid manifest, layers length mismatch")
@@ -256,7 +301,7 @@ func (e *Engine) loadBlobs(files map[string][]byte, check bool) (string, error) 
 		}
 	}
 	var m ocispec.Manifest
-	img := image{id: index.Manifests[0].Digest}
+	img := image{id: index.Manifests[0].Digest, top: files["index.json"]}
 	if err := json.Unmarshal(e.blobs[img.id], &m); err != nil {
 		return "", err
 	}
