@@ -17,6 +17,7 @@ import (
 type registry struct {
 	*rt.Proxy
 	addr, data string
+	realm      *realm // nil unless it wants tokens
 	cmd        *exec.Cmd
 }
 

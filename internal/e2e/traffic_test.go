@@ -156,11 +156,7 @@ func cmdOnly(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		return false
 	})
-	dir := filepath.Join(get(ts).home(), ".docker")
-	ts.Check(os.MkdirAll(dir, 0o700))
-	conf, err := json.Marshal(map[string]any{"auths": map[string]any{r.addr: map[string]string{"username": user, "password": user}}})
-	ts.Check(err)
-	ts.Check(os.WriteFile(filepath.Join(dir, "config.json"), conf, 0o600))
+	login(ts, r.addr, user)
 }
 
 // cmdStateSize measures the daemon's state under a name, and compares it with what was

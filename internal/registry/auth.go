@@ -99,7 +99,8 @@ func (a *authorizer) AddResponses(ctx context.Context, responses []*http.Respons
 	scopes := docker.GetTokenScopes(ctx, nil)
 	shown := last.Request.Header.Get("Authorization")
 	if shown != "" {
-		if len(responses) > 1 {
+		// A token may have come to its end since somebody else fetched it; a new one has not.
+		if tokensShown(responses) != 1 && len(responses) > 1 {
 			return a.denied(last)
 		}
 		a.tokens.forget(shown)
@@ -117,6 +118,15 @@ func (a *authorizer) AddResponses(ctx context.Context, responses []*http.Respons
 		}
 	}
 	return a.denied(last)
+}
+
+func tokensShown(responses []*http.Response) (n int) {
+	for _, r := range responses {
+		if strings.HasPrefix(r.Request.Header.Get("Authorization"), "Bearer ") {
+			n++
+		}
+	}
+	return n
 }
 
 func (a *authorizer) denied(resp *http.Response) error {
