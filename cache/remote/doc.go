@@ -1,5 +1,7 @@
 // Package remote carries the solver's memory elsewhere and back: to a registry, into the
-// image that is exported, or to a directory of the client.
+// image that is exported, to a directory of the client, or to a place that keeps objects
+// (Objects; s3, azblob and gha are packages of their own, so that nothing here needs their
+// SDKs).
 //
 // What is written has BuildKit's form: layer blobs, and a config that lists records. A
 // record is named by a digest, may have results, which are chains of layers, and says
