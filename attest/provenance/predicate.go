@@ -3,6 +3,7 @@ package provenance
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -21,7 +22,7 @@ func PredicateType(o *attest.Provenance) string {
 // Predicate writes c as o asks. Credentials in URLs are hidden, whatever they are part of.
 func (c *Capture) Predicate(o *attest.Provenance) ([]byte, error) {
 	used := c.normal()
-	if o.CompleteMaterials && used.Unknown {
+	if o.CompleteMaterials && !used.complete() {
 		return nil, used.incomplete()
 	}
 	d := &document{}
@@ -49,7 +50,7 @@ func (c *Capture) Predicate(o *attest.Provenance) ([]byte, error) {
 		BuildKit:      buildkit{VCS: c.Request.vcs()},
 		Completeness: completeness{
 			Request:              c.Request.Frontend != "" && c.Request.whole(o.Max),
-			ResolvedDependencies: !used.Unknown && len(used.Locals) == 0,
+			ResolvedDependencies: used.complete(),
 		},
 		Reproducible: o.Reproducible,
 	}
@@ -78,27 +79,33 @@ func (c *Capture) Predicate(o *attest.Provenance) ([]byte, error) {
 	return attest.RedactBytes(b), nil
 }
 
-// maxNamed bounds how many requests an error names.
+// complete reports whether all that was used can be had again: what a client's directory had is
+// not known to anybody else.
+func (u *Used) complete() bool { return !u.Unknown && len(u.Locals) == 0 }
+
+// maxNamed bounds how many things an error names.
 const maxNamed = 5
 
 // incomplete says what is not known of what was used.
 func (u *Used) incomplete() error {
-	const text = "provenance materials are incomplete"
-	if len(u.Unseen) == 0 {
-		return errdefs.ErrFailedPrecondition.WithMessage(text + ": a step built a graph that another step wrote")
-	}
+	const text = "provenance materials are incomplete: "
 	var named []string
-	list := make([]*bkerrdefs.ProvenanceMaterialIncomplete, len(u.Unseen))
-	for i, r := range u.Unseen {
-		if i < maxNamed {
-			named = append(named, strings.Join(strings.Fields(r.Method+" "+r.URI+" ("+r.Reason+")"), " "))
-		}
-		list[i] = &bkerrdefs.ProvenanceMaterialIncomplete{Op: r.Op, Name: r.Name, Method: r.Method, Uri: r.URI, Reason: r.Reason}
+	list := []*bkerrdefs.ProvenanceMaterialIncomplete{} // clients know an empty one, too
+	for _, name := range u.Locals {
+		named = append(named, "the client's directory "+strconv.Quote(name)+" (local_source)")
+		list = append(list, &bkerrdefs.ProvenanceMaterialIncomplete{Name: name, Reason: "local_source"})
 	}
-	if n := len(u.Unseen) - maxNamed; n > 0 {
-		named = append(named, fmt.Sprintf("and %d more", n))
+	for _, r := range u.Unseen {
+		named = append(named, strings.Join(strings.Fields(r.Method+" "+r.URI+" ("+r.Reason+")"), " "))
+		list = append(list, &bkerrdefs.ProvenanceMaterialIncomplete{Op: r.Op, Name: r.Name, Method: r.Method, Uri: r.URI, Reason: r.Reason})
 	}
-	err := errdefs.ErrFailedPrecondition.WithMessage(attest.Redact(text + ": " + strings.Join(named, ", ")))
+	if len(named) == 0 {
+		named = []string{"a step built a graph that another step wrote"}
+	}
+	if n := len(named) - maxNamed; n > 1 {
+		named = append(named[:maxNamed], fmt.Sprintf("and %d more", n))
+	}
+	err := errdefs.ErrFailedPrecondition.WithMessage(attest.Redact(text + strings.Join(named, ", ")))
 	return bkerrdefs.WithProvenanceMaterialsIncomplete(err, list)
 }
 

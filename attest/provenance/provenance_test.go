@@ -2,7 +2,9 @@ package provenance
 
 import (
 	"encoding/json"
+	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"github.com/dbuild/dbuild/attest"
 	"github.com/dbuild/dbuild/llb"
 	"github.com/google/go-cmp/cmp"
+	bkerrdefs "github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -232,10 +235,59 @@ func TestEmptyResult(t *testing.T) {
 }
 
 func TestUnknownMaterials(t *testing.T) {
+	missing := Unseen{Op: "sha256:1", Name: "curl", Method: "GET", URI: "https://me:secret@x/y", Reason: "unsuccessful_response"}
+	for name, c := range map[string]struct {
+		edit   func(*Capture)
+		want   string // of the error; "" is none
+		listed int
+	}{
+		"nothing":   {func(*Capture) {}, "", 0},
+		"a graph":   {func(c *Capture) { c.Unknown = true }, "incomplete: a step built a graph", 0},
+		"a request": {func(c *Capture) { c.Unseen = []Unseen{missing, missing} }, "incomplete: GET https://xxxxx:xxxxx@x/y (unsuccessful_response)", 1},
+		"a directory": {func(c *Capture) { c.Locals, c.Unseen = []string{"context"}, []Unseen{missing} },
+			`incomplete: the client's directory "context" (local_source), GET`, 2},
+		"many": {func(c *Capture) {
+			for i := range 9 {
+				c.Unseen = append(c.Unseen, Unseen{Method: "GET", URI: strconv.Itoa(i)})
+			}
+		}, "GET 4 (), and 4 more", 9},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := capture(t, llb.ExecOptions{}, request)
+			got.Locals = nil
+			c.edit(got)
+			if _, err := got.Predicate(&attest.Provenance{}); err != nil {
+				t.Errorf("not asked for: %v", err)
+			}
+			_, err := got.Predicate(&attest.Provenance{CompleteMaterials: true})
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("got %v, want %q", err, c.want)
+			}
+			var list *bkerrdefs.ProvenanceMaterialsIncompleteError
+			if err != nil && (!errors.As(err, &list) || len(list.Incomplete) != c.listed) {
+				t.Errorf("the error lists %v", list)
+			}
+		})
+	}
+}
+
+func TestProxiedNetworkInDocument(t *testing.T) {
 	c := capture(t, llb.ExecOptions{}, request)
-	c.Unknown = true
-	if _, err := c.Predicate(&attest.Provenance{CompleteMaterials: true}); err == nil || !strings.Contains(err.Error(), "provenance materials are incomplete") {
-		t.Errorf("got %v", err)
+	_, v := parse(t, c, attest.Provenance{Version: attest.V1})
+	if got := at(v, "runDetails", "metadata", "buildkit_metadata", "network"); got != nil {
+		t.Errorf("without a proxy: %v", got)
+	}
+	c.Proxied = true
+	c.Unseen = []Unseen{{Op: "sha256:1", Name: "curl", Method: "PUT", URI: "https://x/y", Reason: "method_not_materializable"}}
+	_, v = parse(t, c, attest.Provenance{Version: attest.V1})
+	want := map[string]any{"mode": "proxy", "proxy": map[string]any{"incomplete": []any{
+		map[string]any{"op": "sha256:1", "name": "curl", "method": "PUT", "uri": "https://x/y", "reason": "method_not_materializable"},
+	}}}
+	if d := cmp.Diff(want, at(v, "runDetails", "metadata", "buildkit_metadata", "network")); d != "" {
+		t.Error(d)
+	}
+	if at(v, "runDetails", "metadata", "buildkit_completeness", "resolvedDependencies") != false {
+		t.Error("the materials are said to be complete")
 	}
 }
 
