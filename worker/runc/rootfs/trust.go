@@ -34,11 +34,14 @@ const (
 	endCA   = "# buildkit proxy CA end\n"
 )
 
-// A Trust is a certificate that the bundles of a root file system have for a while.
+// A Trust is a certificate that the bundles of a root file system have for a while. It is also
+// put where tools look that write the bundles anew.
 type Trust struct {
 	root    *os.File
-	block   []byte // what was added
+	pem     []byte
+	block   []byte // what was added to bundles
 	bundles []bundle
+	anchors []anchor
 }
 
 type bundle struct {
@@ -57,26 +60,46 @@ func AddTrust(rootfs string, pem []byte) (_ *Trust, err error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Trust{root: root, block: slices.Concat([]byte(beginCA), pem, []byte(endCA))}
+	t := &Trust{root: root, pem: pem, block: slices.Concat([]byte(beginCA), pem, []byte(endCA))}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.Remove())
 		}
 	}()
 	for _, name := range bundles {
-		full, err := securejoin.SecureJoin(rootfs, name)
+		rel, err := t.find(name)
 		if err != nil {
-			return t, fmt.Errorf("%s: %w", name, err)
+			return t, err
 		}
-		rel, err := filepath.Rel(rootfs, full)
-		if err != nil || slices.ContainsFunc(t.bundles, func(b bundle) bool { return b.path == rel }) {
+		if t.has(rel) {
 			continue
 		}
 		if err := t.add(rel); err != nil {
 			return t, err
 		}
 	}
+	for _, name := range anchorDirs {
+		if err := t.addAnchor(name); err != nil {
+			return t, err
+		}
+	}
 	return t, nil
+}
+
+// find returns where something is in the root, without links.
+func (t *Trust) find(name string) (rel string, err error) {
+	full, err := securejoin.SecureJoin(t.root.Name(), name)
+	if err == nil {
+		rel, err = filepath.Rel(t.root.Name(), full)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", name, err)
+	}
+	return rel, nil
+}
+
+func (t *Trust) has(rel string) bool {
+	return slices.ContainsFunc(t.bundles, func(b bundle) bool { return b.path == rel })
 }
 
 // Bundle is what the root file system itself trusts; empty if it has no bundle.
@@ -114,6 +137,16 @@ func (t *Trust) Remove() error {
 	for _, b := range t.bundles {
 		errs = append(errs, t.remove(b))
 	}
+	if len(t.anchors) > 0 { // bundles may have been made of them that were not there before
+		for _, name := range bundles {
+			if rel, err := t.find(name); err == nil && !t.has(rel) {
+				errs = append(errs, t.remove(bundle{path: rel}))
+			}
+		}
+	}
+	for _, a := range t.anchors {
+		errs = append(errs, t.removeAnchor(a))
+	}
 	return errors.Join(errs...)
 }
 
@@ -123,14 +156,8 @@ func (t *Trust) remove(b bundle) error {
 		return err
 	}
 	defer f.Close()
-	left, mtime := content, st.Mtim
-	for {
-		i := bytes.Index(left, t.block)
-		if i < 0 {
-			break
-		}
-		left = slices.Concat(left[:i], left[i+len(t.block):])
-	}
+	// Tools add the certificate as it is.
+	left, mtime := bytes.ReplaceAll(bytes.ReplaceAll(content, t.block, nil), t.pem, nil), st.Mtim
 	if len(left) == len(content) {
 		return nil
 	}
