@@ -185,7 +185,8 @@ func hint(err error, msg string) string {
 		return "this is a fault in the daemon; run again with -D to see where"
 	}
 	for _, e := range []string{"network.host", "security.insecure"} {
-		if strings.Contains(msg, e) && strings.Contains(msg, "not allowed") {
+		// Our daemon says which of the two must allow it; BuildKit's only that one does not.
+		if strings.Contains(msg, e) && strings.Contains(msg, "not allowed") && !strings.Contains(msg, "--allow") {
 			return "allow it with --allow " + e
 		}
 	}

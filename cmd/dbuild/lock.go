@@ -190,8 +190,8 @@ func enforceLock(f *buildflags.Flags, req *buildflags.Request, contextArg string
 	return nil
 }
 
-// lockCommandLine is the command that locks what a build needs. It is told to the daemon, too,
-// so it has no passwords.
+// lockCommandLine is the command that locks what a build needs, with all flags that decide
+// that. It is told to the daemon, too, so it has no passwords.
 func lockCommandLine(f *buildflags.Flags, contextArg string) string {
 	words := []string{"dbuild", "lock"}
 	if f.File != "" {
@@ -203,5 +203,21 @@ func lockCommandLine(f *buildflags.Flags, contextArg string) string {
 	if f.Target != "" {
 		words = append(words, "--target", f.Target)
 	}
+	for _, flag := range []struct {
+		name   string
+		values []string
+	}{{"--platform", f.Platform}, {"--build-arg", f.BuildArg}, {"--build-context", f.BuildContext}} {
+		for _, v := range flag.values {
+			words = append(words, flag.name, shellWord(v))
+		}
+	}
 	return attest.Redact(strings.Join(append(words, contextArg), " "))
+}
+
+// shellWord is v as a shell takes it, quoted only if it must be.
+func shellWord(v string) string {
+	if v != "" && !strings.ContainsAny(v, " \t\n'\"\\$`&|;<>()*?[]#~!{}") {
+		return v
+	}
+	return "'" + strings.ReplaceAll(v, "'", `'\''`) + "'"
 }

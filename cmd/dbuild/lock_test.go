@@ -13,7 +13,9 @@ func TestLockCommandLine(t *testing.T) {
 		context string
 	}{
 		"dbuild lock .": {context: "."},
-		"dbuild lock -f F --lock-file L --target T dir":     {buildflags.Flags{File: "F", LockFile: "L", Target: "T"}, "dir"},
+		"dbuild lock -f F --lock-file L --target T dir": {buildflags.Flags{File: "F", LockFile: "L", Target: "T"}, "dir"},
+		"dbuild lock --platform linux/arm64 --build-arg A=1 --build-arg 'B=it'\\''s' --build-context x=dir .": {
+			buildflags.Flags{Platform: []string{"linux/arm64"}, BuildArg: []string{"A=1", "B=it's"}, BuildContext: []string{"x=dir"}}, "."},
 		"dbuild lock https://xxxxx:xxxxx@h/r.git#main":      {context: "https://me:secret@h/r.git#main"},
 		"dbuild lock -f https://xxxxx:xxxxx@h/Dockerfile .": {buildflags.Flags{File: "https://me:secret@h/Dockerfile"}, "."},
 	} {
