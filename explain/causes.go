@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/dbuild/dbuild/llb"
 )
 
 func (e *explainer) noCache(s *Step) Cause {
@@ -169,6 +171,8 @@ func (e *explainer) env(s, o *Step) (out []Cause) {
 			c.Kind, what = BuildArg, "the build argument "+d.name
 		}
 		switch {
+		case llb.IsPeriod(d.name) && !d.gone:
+			c.Text = fmt.Sprintf("its --cache-ttl has begun anew (%s)", d.is)
 		case d.added:
 			c.Text = fmt.Sprintf("%s is set here now (%s)%s", what, short(d.is), since)
 		case d.gone:

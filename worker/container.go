@@ -228,7 +228,7 @@ func (c *Container) process(ctx context.Context, p frontend.Process) (runc.Proce
 	if err := llb.CheckMeta(p.Meta); err != nil {
 		return runc.Process{}, badRequest(err)
 	}
-	out, err := newProcess(p.Meta)
+	out, err := newProcess(p.Meta, p.Meta.Env)
 	if err != nil {
 		return out, badRequest(err)
 	}

@@ -60,7 +60,7 @@ func (e *ExecError) Unwrap() error { return e.Err }
 
 // newExecOp checks what the loader of the graph cannot: that mounts fit together.
 func newExecOp(w *Worker, v *llb.Vertex, exec *pb.ExecOp, opt LoadOptions) (*execOp, error) {
-	o := &execOp{w: w, op: exec, inputs: len(v.Inputs), outputs: v.Outputs, name: vertexName(v), resources: v.Meta.GetLinuxResources(), description: v.Meta.GetDescription(), anew: v.Meta.GetIgnoreCache(), foreign: w.foreign(v.Op.Platform), platform: v.Op.Platform}
+	o := &execOp{w: w, op: exec, inputs: len(v.Inputs), outputs: v.Outputs, name: vertexName(v), resources: v.Meta.GetLinuxResources(), description: v.Meta.GetDescription(), anew: v.Meta.GetIgnoreCache() && !llb.RunsAlways(v.Meta.GetDescription()), foreign: w.foreign(v.Op.Platform), platform: v.Op.Platform}
 	o.proxied = opt.Proxied && exec.Network != pb.NetMode_NONE
 	grants := opt.Devices
 	var err error
@@ -169,7 +169,7 @@ func (o *execOp) once(ctx context.Context, d solver.Demand, in []solver.Ref, try
 }
 
 func (o *execOp) run(ctx context.Context, d solver.Demand, m *mounting, in []solver.Ref, try int) ([]solver.Ref, error) {
-	p, err := newProcess(o.op.Meta)
+	p, err := newProcess(o.op.Meta, llb.EnvOf(o.description, o.op.Meta.Env))
 	if err != nil {
 		return nil, err
 	}

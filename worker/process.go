@@ -15,10 +15,10 @@ import (
 )
 
 // newProcess translates what is known of a process apart from its container.
-func newProcess(meta *pb.Meta) (runc.Process, error) {
+func newProcess(meta *pb.Meta, env []string) (runc.Process, error) {
 	p := runc.Process{
 		Args:                 meta.Args,
-		Env:                  slices.Concat(meta.Env, proxyEnv(meta.ProxyEnv)),
+		Env:                  slices.Concat(env, proxyEnv(meta.ProxyEnv)),
 		Cwd:                  meta.Cwd,
 		User:                 meta.User,
 		Hostname:             meta.Hostname,

@@ -354,3 +354,34 @@ func TestLimitsNotEnforced(t *testing.T) {
 		}
 	}
 }
+
+// For how long a result is good is part of the operation, and nothing that the image has.
+func TestFreshness(t *testing.T) {
+	p := convertOne(t, newFakeBridge(t), ours+"RUN --cache-ttl=24h x\nRUN y\n")
+	var periods []string
+	for _, op := range opsOf(t, p.Definition) {
+		for _, kv := range op.GetExec().GetMeta().GetEnv() {
+			if name, period, _ := strings.Cut(kv, "="); llb.IsPeriod(name) {
+				periods = append(periods, period)
+			}
+		}
+	}
+	if len(periods) != 1 || !strings.HasPrefix(periods[0], "24h0m0s from ") || !strings.HasSuffix(periods[0], "T00:00:00Z") {
+		t.Errorf("the periods are %q", periods)
+	}
+	for _, kv := range p.Image.Config.Env {
+		if name, _, _ := strings.Cut(kv, "="); llb.IsPeriod(name) {
+			t.Errorf("the image has %s", kv)
+		}
+	}
+	p = convertOne(t, newFakeBridge(t), ours+"RUN --no-cache x\nRUN y\n")
+	always := 0
+	for _, m := range p.Definition.Metadata {
+		if m.IgnoreCache {
+			always++
+		}
+	}
+	if always != 1 {
+		t.Errorf("%d operations run in every build, want 1", always)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/platforms"
 	units "github.com/docker/go-units"
@@ -39,6 +40,8 @@ type options struct {
 
 	noCache    bool     // of all stages
 	noCacheFor []string // of these
+
+	now time.Time // when the build began, which says how old results may be
 }
 
 // session returns the id of the session that a local directory is to be taken from, or
@@ -52,6 +55,7 @@ func (o *options) session(local string) string {
 
 func parseOptions(raw map[string]string) (*options, error) {
 	o := &options{
+		now:        time.Now(),
 		raw:        raw,
 		target:     raw["target"],
 		buildArgs:  prefixed(raw, "build-arg:"),

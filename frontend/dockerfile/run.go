@@ -74,6 +74,7 @@ func (b *build) run(s *stage, in *instruction.Run, from []*stage) error {
 	meta := b.meta(s, in.Pos, b.stepName(s, shown, b.nameLex, vars, platform))
 	meta.Description = described
 	meta.Resources = b.opts.resources
+	in.Fresh.Apply(&e.ExecOptions, &meta, b.opts.now)
 	s.out = execOp(e, meta)
 	s.commit("RUN "+s.shownArgs()+strings.Join(e.Args, " ")+" # buildkit", true)
 	return nil

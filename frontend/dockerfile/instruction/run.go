@@ -15,7 +15,9 @@ func parseRun(r *request) (Instruction, error) {
 	mount, network := &flag{name: "mount", kind: repeated}, &flag{name: "network", value: "default"}
 	security, device := &flag{name: "security", value: "sandbox"}, &flag{name: "device", kind: repeated}
 	var limits limitFlags
-	if err := r.parseFlags([]*flag{mount, network, security, device}, limits.flags()...); err != nil {
+	var fresh freshnessFlags
+	extensions := slices.Concat(limits.flags(), fresh.flags())
+	if err := r.parseFlags([]*flag{mount, network, security, device}, extensions...); err != nil {
 		return nil, err
 	}
 	if modes := []string{"default", "none", "host"}; !slices.Contains(modes, network.value) {
@@ -42,6 +44,9 @@ func parseRun(r *request) (Instruction, error) {
 	}
 	var err error
 	if in.Limits, err = limits.parse(); err != nil {
+		return nil, err
+	}
+	if in.Fresh, err = fresh.parse(); err != nil {
 		return nil, err
 	}
 	for _, m := range mount.values {

@@ -127,6 +127,7 @@ type Run struct {
 	Security string   // "sandbox" or "insecure"
 	Devices  []Device
 	Limits   llb.RunLimits
+	Fresh    llb.Freshness
 }
 
 // A Device is a CDI device that a RUN asks for.
