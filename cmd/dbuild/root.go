@@ -109,8 +109,8 @@ func completeBuild(c *cobra.Command) {
 	fixed(c, "load", "containerd", "docker", "nerdctl", "podman")
 	fixed(c, "local-images", "containerd", "docker", "never")
 	fixed(c, "platform", "linux/amd64", "linux/arm64", "linux/386", "linux/arm/v7", "linux/ppc64le", "linux/riscv64", "linux/s390x", "local")
-	fixed(c, "cache-from", "type=local,src=", "type=registry,ref=")
-	fixed(c, "cache-to", "type=inline", "type=local,dest=", "type=registry,ref=")
+	fixed(c, "cache-from", "type=azblob,account_url=", "type=gha", "type=local,src=", "type=registry,ref=", "type=s3,bucket=")
+	fixed(c, "cache-to", "type=azblob,account_url=", "type=gha", "type=inline", "type=local,dest=", "type=registry,ref=", "type=s3,bucket=")
 	fixed(c, "provenance", "false", "mode=max", "mode=min", "true")
 	_ = c.RegisterFlagCompletionFunc("output", func(_ *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
 		if !strings.HasPrefix(word, "type=") && word != "" && !strings.HasPrefix("type=", word) {

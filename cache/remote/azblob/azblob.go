@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"path"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
@@ -37,19 +39,25 @@ const (
 	parallel       = 4 // uploads
 )
 
+// patience is how long a server may think about a request that it has received.
+const patience = 5 * time.Minute
+
 // New takes what attrs say of a container. Nothing is asked of it yet.
 func New(attrs *exporter.Attrs) (*Container, error) {
 	o, err := parse(attrs)
 	if err != nil {
 		return nil, err
 	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.ResponseHeaderTimeout = patience
+	how := &service.ClientOptions{ClientOptions: azcore.ClientOptions{Transport: &http.Client{Transport: transport}}}
 	var account *service.Client
 	if o.key != "" {
 		cred, err := service.NewSharedKeyCredential(o.name, o.key)
 		if err != nil {
 			return nil, errors.New("secret_access_key is not the key of an account, which is in base64")
 		}
-		account, err = service.NewClientWithSharedKeyCredential(o.account, cred, nil)
+		account, err = service.NewClientWithSharedKeyCredential(o.account, cred, how)
 		if err != nil {
 			return nil, err
 		}
@@ -58,7 +66,7 @@ func New(attrs *exporter.Attrs) (*Container, error) {
 		if err != nil {
 			return nil, err
 		}
-		if account, err = service.NewClient(o.account, cred, nil); err != nil {
+		if account, err = service.NewClient(o.account, cred, how); err != nil {
 			return nil, err
 		}
 	}

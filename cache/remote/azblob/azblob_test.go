@@ -1,11 +1,6 @@
 package azblob_test
 
 import (
-	"bytes"
-	"context"
-	"errors"
-	"io"
-	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -13,8 +8,6 @@ import (
 	"github.com/dbuild/dbuild/cache/remote/azblob"
 	"github.com/dbuild/dbuild/cache/remote/objectstest"
 	"github.com/dbuild/dbuild/exporter"
-	digest "github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 func open(t *testing.T, s *objectstest.Server, over ...string) *azblob.Container {
@@ -39,77 +32,25 @@ func start(t *testing.T) *objectstest.Server {
 	return s
 }
 
-func put(t *testing.T, c *azblob.Container, data []byte) (d ocispec.Descriptor, err error, opened bool) {
-	t.Helper()
-	d = ocispec.Descriptor{Digest: digest.FromBytes(data), Size: int64(len(data))}
-	err = c.Put(t.Context(), d, func(context.Context) (io.ReadCloser, error) {
-		opened = true
-		return io.NopCloser(bytes.NewReader(data)), nil
-	})
-	return d, err, opened
-}
-
-func random(n int) []byte {
-	b := make([]byte, n)
-	rand.NewChaCha8([32]byte{byte(n)}).Read(b)
-	return b
-}
-
-// TestBlobs makes the container, writes blobs of one block and of several, and reads them
-// from anywhere.
+// TestBlobs makes the container, and writes blobs of one block and of several.
 func TestBlobs(t *testing.T) {
 	s := start(t)
-	c := open(t, s, "prefix=team")
-	if ok, err := c.Has(t.Context(), digest.FromString("missing")); ok || err != nil {
-		t.Error(ok, err)
-	}
-	for _, size := range []int{1, 8 << 20, 20<<20 + 3} {
-		data := random(size)
-		d, err, opened := put(t, c, data)
-		if err != nil || !opened {
-			t.Fatal(size, err)
+	objectstest.Blobs(t, open(t, s, "prefix=team"), 1, 8<<20, 20<<20+3)
+	for _, k := range s.Keys() {
+		if k != "buildkit-cache" && !strings.HasPrefix(k, "buildkit-cache/team/blobs/sha256:") {
+			t.Error(k)
 		}
-		for _, at := range []int{0, size / 2} {
-			rc, err := c.Open(t.Context(), d.Digest, int64(at))
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := io.ReadAll(rc)
-			rc.Close()
-			if err != nil || !bytes.Equal(got, data[at:]) {
-				t.Errorf("%d bytes from %d on: something else comes back: %v", size, at, err)
-			}
-		}
-		if _, err, again := put(t, c, data); err != nil || again {
-			t.Errorf("%d bytes: written again: %v, %v", size, again, err)
-		}
-		if ok, err := c.Has(t.Context(), d.Digest); !ok || err != nil {
-			t.Error(ok, err)
-		}
-		if keys := strings.Join(s.Keys(), " "); !strings.Contains(keys, "buildkit-cache/team/blobs/"+d.Digest.String()) {
-			t.Error(keys)
-		}
-	}
-	if _, err := c.Open(t.Context(), digest.FromString("missing"), 0); !errdefs.IsNotFound(err) {
-		t.Error(err)
 	}
 }
-
-type broken struct{}
-
-func (broken) Read([]byte) (int, error) { return 0, errors.New("broken") }
 
 // TestUnreadable leaves nothing of a blob that cannot be read to its end.
 func TestUnreadable(t *testing.T) {
 	s := start(t)
 	for _, size := range []int{1 << 10, 20 << 20} {
-		data := random(size)
-		err := open(t, s).Put(t.Context(), ocispec.Descriptor{Digest: digest.FromBytes(data), Size: int64(size)}, func(context.Context) (io.ReadCloser, error) {
-			return io.NopCloser(io.MultiReader(bytes.NewReader(data[:size-10]), broken{})), nil
-		})
-		if keys := strings.Join(s.Keys(), " "); err == nil || keys != "buildkit-cache" {
-			t.Errorf("%d bytes: %v, there are %s", size, err, keys)
-		}
+		objectstest.Unreadable(t, open(t, s), size)
+	}
+	if keys := strings.Join(s.Keys(), " "); keys != "buildkit-cache" {
+		t.Errorf("there are %s", keys)
 	}
 }
 
@@ -121,7 +62,7 @@ func TestConfigs(t *testing.T) {
 		t.Error(all, err)
 	}
 	c := open(t, s, "name=main;sha", "container=c", "manifests_prefix=m")
-	if _, err, _ := put(t, c, []byte("x")); err != nil {
+	if _, err := objectstest.Put(t, c, []byte("x")); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.PutConfig(ctx, []byte("{}")); err != nil {
@@ -143,9 +84,9 @@ func TestConfigs(t *testing.T) {
 func TestFaults(t *testing.T) {
 	s := start(t)
 	c := open(t, s)
-	data := random(1000)
-	d, err, _ := put(t, c, data)
-	if err != nil {
+	data := objectstest.Random(1000)
+	d := objectstest.Describe(data)
+	if _, err := objectstest.Put(t, c, data); err != nil {
 		t.Fatal(err)
 	}
 	s.Fail("HEAD", 1, 503, "Retry-After: 1")
@@ -153,7 +94,7 @@ func TestFaults(t *testing.T) {
 		t.Error("after a 503:", err)
 	}
 	s.Fail("PUT", 1, 500, "")
-	if _, err, _ := put(t, c, random(2000)); err != nil {
+	if _, err := objectstest.Put(t, c, objectstest.Random(2000)); err != nil {
 		t.Error("after a 500:", err)
 	}
 	s.Fail("GET", 1, 409, "")

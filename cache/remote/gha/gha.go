@@ -35,6 +35,9 @@ type Cache struct {
 	asked bool                // for keys
 }
 
+// thinking is how long the service may take for a request that it has received.
+const thinking = 5 * time.Minute
+
 // parallel is how many blobs are uploaded at a time.
 const parallel = 4
 
@@ -44,12 +47,14 @@ func New(attrs *exporter.Attrs) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.ResponseHeaderTimeout = thinking
 	return &Cache{
 		opts:     o,
 		patience: 15 * time.Second,
 		uploads:  semaphore.NewWeighted(parallel),
 		client: actionscache.Opt{
-			Client:      &http.Client{Transport: &patient{http.DefaultTransport}},
+			Client:      &http.Client{Transport: &patient{transport}},
 			Timeout:     o.timeout,
 			BackoffPool: &actionscache.BackoffPool{},
 			UserAgent:   "dbuild",
@@ -75,6 +80,15 @@ func blobKey(d digest.Digest) string { return blobPrefix + d.String() }
 
 const blobPrefix = "buildkit-blob-1-"
 
+// blob finds the entry of a blob; nil if there is none.
+func (c *Cache) blob(ctx context.Context, d digest.Digest) (*actionscache.Entry, error) {
+	e, err := c.load(ctx, blobKey(d))
+	if e != nil && e.Key != blobKey(d) {
+		return nil, nil // such as its signature
+	}
+	return e, err
+}
+
 // load finds the entry of a key, or the newest of those that begin with it; nil if there is
 // none.
 func (c *Cache) load(ctx context.Context, key string) (*actionscache.Entry, error) {
@@ -91,7 +105,7 @@ func (c *Cache) load(ctx context.Context, key string) (*actionscache.Entry, erro
 
 // Open implements remote.Objects.
 func (c *Cache) Open(ctx context.Context, d digest.Digest, offset int64) (io.ReadCloser, error) {
-	e, err := c.load(ctx, blobKey(d))
+	e, err := c.blob(ctx, d)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +137,7 @@ func (d *download) Read(p []byte) (int, error) {
 
 // Has implements remote.Objects.
 func (c *Cache) Has(ctx context.Context, d digest.Digest) (bool, error) {
-	e, err := c.load(ctx, blobKey(d))
+	e, err := c.blob(ctx, d)
 	return e != nil, err
 }
 

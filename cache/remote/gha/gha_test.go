@@ -2,10 +2,6 @@ package gha_test
 
 import (
 	"bytes"
-	"context"
-	"errors"
-	"io"
-	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -13,8 +9,6 @@ import (
 	"github.com/dbuild/dbuild/cache/remote/gha"
 	"github.com/dbuild/dbuild/cache/remote/objectstest"
 	"github.com/dbuild/dbuild/exporter"
-	digest "github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 func start(t *testing.T) *objectstest.Server {
@@ -38,56 +32,14 @@ func open(t *testing.T, s *objectstest.Server, version string, over ...string) *
 	return c
 }
 
-func put(t *testing.T, c *gha.Cache, data []byte) (d ocispec.Descriptor, err error, opened bool) {
-	t.Helper()
-	d = ocispec.Descriptor{Digest: digest.FromBytes(data), Size: int64(len(data))}
-	err = c.Put(t.Context(), d, func(context.Context) (io.ReadCloser, error) {
-		opened = true
-		return io.NopCloser(bytes.NewReader(data)), nil
-	})
-	return d, err, opened
-}
-
-func random(n int) []byte {
-	b := make([]byte, n)
-	rand.NewChaCha8([32]byte{byte(n)}).Read(b)
-	return b
-}
-
-// TestBlobs writes blobs of one chunk and of several, and reads them from anywhere.
+// TestBlobs writes blobs of one chunk and of several.
 func TestBlobs(t *testing.T) {
 	for _, version := range []string{"1", "2"} {
 		s := start(t)
-		c := open(t, s, version)
-		missing := digest.FromString("missing")
-		if ok, err := c.Has(t.Context(), missing); ok || err != nil {
-			t.Error(ok, err)
-		}
-		if _, err := c.Open(t.Context(), missing, 0); !errdefs.IsNotFound(err) {
-			t.Error(err)
-		}
-		for _, size := range []int{1, 3 << 20, 33 << 20} {
-			data := random(size)
-			d, err, opened := put(t, c, data)
-			if err != nil || !opened {
-				t.Fatal(version, size, err)
-			}
-			for _, at := range []int{0, size / 2} {
-				rc, err := c.Open(t.Context(), d.Digest, int64(at))
-				if err != nil {
-					t.Fatal(err)
-				}
-				got, err := io.ReadAll(rc)
-				rc.Close()
-				if err != nil || !bytes.Equal(got, data[at:]) {
-					t.Errorf("v%s: %d bytes from %d on: %d come back: %v", version, size, at, len(got), err)
-				}
-			}
-			if _, err, again := put(t, c, data); err != nil || again {
-				t.Errorf("v%s: %d bytes: written again: %v, %v", version, size, again, err)
-			}
-			if keys := strings.Join(s.Keys(), " "); !strings.Contains(keys, "buildkit-blob-1-"+d.Digest.String()) {
-				t.Error(keys)
+		objectstest.Blobs(t, open(t, s, version), 1, 3<<20, 33<<20)
+		for _, k := range s.Keys() {
+			if !strings.HasPrefix(k, "buildkit-blob-1-sha256:") {
+				t.Error(k)
 			}
 		}
 	}
@@ -96,12 +48,9 @@ func TestBlobs(t *testing.T) {
 // TestUnreadable reserves nothing for a blob that cannot be read to its end.
 func TestUnreadable(t *testing.T) {
 	s := start(t)
-	broken := errors.New("broken")
-	err := open(t, s, "2").Put(t.Context(), ocispec.Descriptor{Digest: digest.FromString("x"), Size: 1}, func(context.Context) (io.ReadCloser, error) {
-		return nil, broken
-	})
-	if !errors.Is(err, broken) || s.Count("CreateCacheEntry") > 0 {
-		t.Error(err, s.Log())
+	objectstest.Unreadable(t, open(t, s, "2"), 1<<10)
+	if n := s.Count("CreateCacheEntry"); n > 0 {
+		t.Errorf("%d keys were reserved", n)
 	}
 }
 
@@ -145,19 +94,14 @@ func TestFaults(t *testing.T) {
 	s := start(t)
 	ctx := t.Context()
 	c := open(t, s, "1")
-	data := random(1000)
-	d, err, _ := put(t, c, data)
-	if err != nil {
+	data := objectstest.Random(1000)
+	d := objectstest.Describe(data)
+	if _, err := objectstest.Put(t, c, data); err != nil {
 		t.Fatal(err)
 	}
 	s.Fail("GET .*/cache", 2, 502, "")
 	s.Fail("GET /blobs", 1, 503, "Retry-After: 0")
-	rc, err := c.Open(ctx, d.Digest, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := io.ReadAll(rc)
-	rc.Close()
+	got, err := objectstest.Read(t, c, d.Digest, 0)
 	if err != nil || !bytes.Equal(got, data) {
 		t.Error("after faults:", err)
 	}
@@ -170,16 +114,12 @@ func TestFaults(t *testing.T) {
 		return strings.Contains(err.Error(), objectstest.Secret) || strings.Contains(err.Error(), "eyJ") || strings.Contains(err.Error(), "http")
 	}
 	s.Fail("GET /blobs", 1, 400, "")
-	if rc, err = c.Open(ctx, d.Digest, 0); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadAll(rc); err == nil || secret(err) || !strings.HasPrefix(err.Error(), "gha cache with scope buildkit: ") {
+	if _, err := objectstest.Read(t, c, d.Digest, 0); err == nil || secret(err) || !strings.HasPrefix(err.Error(), "gha cache with scope buildkit: ") {
 		t.Error(err)
 	}
-	rc.Close()
 	s.Fail("CreateCacheEntry", 1, 503, "")
 	s.Forget()
-	if _, err, _ := put(t, open(t, s, "2"), random(10)); !errdefs.IsUnavailable(err) || secret(err) || s.Count("CreateCacheEntry") != 1 {
+	if _, err := objectstest.Put(t, open(t, s, "2"), objectstest.Random(10)); !errdefs.IsUnavailable(err) || secret(err) || s.Count("CreateCacheEntry") != 1 {
 		t.Error("a reservation that may have happened is not tried again:", err)
 	}
 	for over, want := range map[string]string{

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
@@ -38,6 +40,9 @@ func New(attrs *exporter.Attrs) (*Bucket, error) {
 	return &Bucket{opts: o, uploads: semaphore.NewWeighted(int64(o.parallel))}, nil
 }
 
+// patience is how long a server may think about a request that it has received.
+const patience = 5 * time.Minute
+
 // client returns the SDK's client, which finds credentials when it sends something.
 func (b *Bucket) client(ctx context.Context) (*s3.Client, error) {
 	b.mu.Lock()
@@ -48,6 +53,7 @@ func (b *Bucket) client(ctx context.Context) (*s3.Client, error) {
 	cfg, err := config.LoadDefaultConfig(ctx,
 		config.WithRegion(b.opts.region),
 		config.WithLogger(logging.Nop{}),
+		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) { t.ResponseHeaderTimeout = patience })),
 		// Digests are verified here, and not every store knows the SDK's checksums.
 		config.WithRequestChecksumCalculation(aws.RequestChecksumCalculationWhenRequired),
 		config.WithResponseChecksumValidation(aws.ResponseChecksumValidationWhenRequired),

@@ -2,11 +2,7 @@ package s3_test
 
 import (
 	"bytes"
-	"context"
-	"errors"
-	"io"
 	"maps"
-	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -15,8 +11,6 @@ import (
 	"github.com/dbuild/dbuild/cache/remote/objectstest"
 	"github.com/dbuild/dbuild/cache/remote/s3"
 	"github.com/dbuild/dbuild/exporter"
-	digest "github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 func start(t *testing.T) *objectstest.Server {
@@ -49,96 +43,33 @@ func bucket(t *testing.T, s *objectstest.Server, over ...string) *s3.Bucket {
 	return b
 }
 
-func put(t *testing.T, b *s3.Bucket, data []byte) (d ocispec.Descriptor, err error, opened bool) {
-	t.Helper()
-	d = ocispec.Descriptor{Digest: digest.FromBytes(data), Size: int64(len(data))}
-	err = b.Put(t.Context(), d, func(context.Context) (io.ReadCloser, error) {
-		opened = true
-		return io.NopCloser(bytes.NewReader(data)), nil
-	})
-	return d, err, opened
-}
-
-func random(n int) []byte {
-	b := make([]byte, n)
-	rand.NewChaCha8([32]byte{byte(n)}).Read(b)
-	return b
-}
-
-func read(t *testing.T, b *s3.Bucket, d digest.Digest, offset int64) []byte {
-	t.Helper()
-	rc, err := b.Open(t.Context(), d, offset)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer rc.Close()
-	data, err := io.ReadAll(rc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
-}
-
-// TestBlobs writes small ones and such as have several parts, and reads them from anywhere.
+// TestBlobs writes small ones and such as have several parts.
 func TestBlobs(t *testing.T) {
 	s := start(t)
-	b := bucket(t, s, "prefix=team/")
-	for _, size := range []int{0, 1, 8 << 20, 20<<20 + 3} {
-		data := random(size)
-		d, err, opened := put(t, b, data)
-		if err != nil || !opened {
-			t.Fatal(size, err)
+	objectstest.Blobs(t, bucket(t, s, "prefix=team/"), 0, 1, 8<<20, 20<<20+3)
+	for _, k := range s.Keys() {
+		if !strings.HasPrefix(k, "team/blobs/sha256:") {
+			t.Error(k)
 		}
-		if !bytes.Equal(read(t, b, d.Digest, 0), data) {
-			t.Errorf("%d bytes: something else comes back", size)
-		}
-		if at := int64(size / 2); at > 0 && !bytes.Equal(read(t, b, d.Digest, at), data[at:]) {
-			t.Errorf("%d bytes: something else comes back from the middle", size)
-		}
-		if ok, err := b.Has(t.Context(), d.Digest); !ok || err != nil {
-			t.Error(ok, err)
-		}
-		if _, err, again := put(t, b, data); err != nil || again {
-			t.Errorf("%d bytes: written again: %v, %v", size, again, err)
-		}
-		if keys := s.Keys(); !strings.Contains(strings.Join(keys, " "), "team/blobs/"+d.Digest.String()) {
-			t.Error(keys)
-		}
-	}
-	missing := digest.FromString("missing")
-	if ok, err := b.Has(t.Context(), missing); ok || err != nil {
-		t.Error(ok, err)
-	}
-	if _, err := b.Open(t.Context(), missing, 0); !errdefs.IsNotFound(err) {
-		t.Error(err)
 	}
 }
 
 // TestUnreadable leaves nothing of a blob that cannot be read to its end.
 func TestUnreadable(t *testing.T) {
 	s := start(t)
-	b := bucket(t, s)
 	for _, size := range []int{1 << 10, 20 << 20} {
-		data := random(size)
-		broken := errors.New("broken")
-		err := b.Put(t.Context(), ocispec.Descriptor{Digest: digest.FromBytes(data), Size: int64(size)}, func(context.Context) (io.ReadCloser, error) {
-			return io.NopCloser(io.MultiReader(bytes.NewReader(data[:size-10]), iotest{broken})), nil
-		})
-		if err == nil || len(s.Keys()) > 0 || s.Unfinished() > 0 {
-			t.Errorf("%d bytes: %v, there are %v and %d uploads", size, err, s.Keys(), s.Unfinished())
-		}
+		objectstest.Unreadable(t, bucket(t, s), size)
+	}
+	if len(s.Keys()) > 0 || s.Unfinished() > 0 {
+		t.Errorf("there are %v and %d uploads", s.Keys(), s.Unfinished())
 	}
 }
-
-type iotest struct{ err error }
-
-func (r iotest) Read([]byte) (int, error) { return 0, r.err }
 
 // TestTouch makes blobs young that are needed and would grow too old.
 func TestTouch(t *testing.T) {
 	s := start(t)
-	data := random(100)
-	if _, err, _ := put(t, bucket(t, s), data); err != nil {
+	data := objectstest.Random(100)
+	if _, err := objectstest.Put(t, bucket(t, s), data); err != nil {
 		t.Fatal(err)
 	}
 	s.Age("", 2*time.Hour)
@@ -148,15 +79,15 @@ func TestTouch(t *testing.T) {
 		touched bool
 	}{{"", false}, {"nonsense", false}, {"3h", false}, {"1h", true}} {
 		b := bucket(t, s, "touch_refresh="+c.refresh)
-		if _, err, written := put(t, b, data); err != nil || written {
+		if written, err := objectstest.Put(t, b, data); err != nil || written {
 			t.Fatal(err, written)
 		}
 		if touched := !maps.Equal(s.Times(), old); touched != c.touched {
 			t.Errorf("touch_refresh=%s: touched: %v", c.refresh, touched)
 		}
 	}
-	if got := read(t, bucket(t, s), digest.FromBytes(data), 0); !bytes.Equal(got, data) {
-		t.Error("what was touched is something else now")
+	if got, err := objectstest.Read(t, bucket(t, s), objectstest.Describe(data).Digest, 0); !bytes.Equal(got, data) {
+		t.Error("what was touched is something else now:", err)
 	}
 }
 
@@ -185,18 +116,17 @@ func TestConfigs(t *testing.T) {
 // TestFaults survives what may pass, and says what does not.
 func TestFaults(t *testing.T) {
 	s := start(t)
-	data := random(1000)
-	d, err, _ := put(t, bucket(t, s), data)
-	if err != nil {
+	data := objectstest.Random(1000)
+	b, d := bucket(t, s), objectstest.Describe(data)
+	if _, err := objectstest.Put(t, b, data); err != nil {
 		t.Fatal(err)
 	}
-	b := bucket(t, s)
 	s.Fail("GET", 1, 503, "")
-	if got := read(t, b, d.Digest, 0); !bytes.Equal(got, data) {
-		t.Error("after a 503")
+	if got, err := objectstest.Read(t, b, d.Digest, 0); !bytes.Equal(got, data) {
+		t.Error("after a 503:", err)
 	}
 	s.Fail("PUT", 1, 500, "")
-	if _, err, _ := put(t, b, random(2000)); err != nil {
+	if _, err := objectstest.Put(t, b, objectstest.Random(2000)); err != nil {
 		t.Error("after a 500:", err)
 	}
 	for _, c := range []struct{ over, want string }{
