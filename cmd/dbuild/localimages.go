@@ -13,6 +13,7 @@ import (
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/imagestore"
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/localimage"
 	"github.com/docker/cli/cli/config/configfile"
+	units "github.com/docker/go-units"
 	"github.com/moby/buildkit/sourcepolicy/policysession"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -26,14 +27,17 @@ var errLocalSources = usagef("--local-images: this command pins the images of re
 type localImages struct {
 	a      *app
 	config *configfile.ConfigFile
-	lent   *lent // what is opened is closed with it
+	lent   *lent                         // what is opened is closed with it
+	saving func(name string, size int64) // told when docker saves an image; may be nil
 	docker *engine.Engine
 	store  *imagestore.Store
 }
 
 // lendImages lends the images that are named contexts.
 func (a *app) lendImages(ctx context.Context, l *lent, req *buildflags.Request, c *configfile.ConfigFile) error {
-	images := &localImages{a: a, config: c, lent: l}
+	images := &localImages{a: a, config: c, lent: l, saving: func(name string, size int64) {
+		a.note("docker saves all of %s for this build, %s", name, units.HumanSize(float64(size)))
+	}}
 	for key, img := range req.Images {
 		found, err := images.find(ctx, img, nil)
 		if err != nil {
@@ -95,7 +99,11 @@ func (i *localImages) find(ctx context.Context, img buildflags.LocalImage, platf
 	if err != nil {
 		cache = dir // nothing is remembered
 	}
-	d, err := localimage.OpenDocker(ctx, i.docker, has.ID, dir, filepath.Join(cache, "dbuild", "docker-images"))
+	c := localimage.Config{Engine: i.docker, ID: has.ID, Dir: dir, Remembered: filepath.Join(cache, "dbuild", "docker-images")}
+	if i.saving != nil {
+		c.Saving = func() { i.saving(img.Name, has.Size) }
+	}
+	d, err := localimage.OpenDocker(ctx, c)
 	if err != nil {
 		return localimage.Found{}, err
 	}

@@ -41,18 +41,28 @@ type documents struct {
 	Docs map[digest.Digest][]byte // manifests, configs
 }
 
-// OpenDocker opens an image of an engine. The directory dir is for the image, if it has to be
-// saved, and remembered for documents of all images. The engine stays open as long as the store
-// is used.
-func OpenDocker(ctx context.Context, e *engine.Engine, id, dir, remembered string) (*Docker, error) {
-	store, err := local.NewStore(dir)
+// A Config says where an image is and where to put it.
+type Config struct {
+	Engine     *engine.Engine // stays open as long as the image is used
+	ID         string
+	Dir        string // for the image, if it has to be saved
+	Remembered string // directory for the documents of all images
+	Saving     func() // told when the image has to be saved at once; may be nil
+}
+
+// OpenDocker opens an image of an engine.
+func OpenDocker(ctx context.Context, c Config) (*Docker, error) {
+	store, err := local.NewStore(c.Dir)
 	if err != nil {
 		return nil, err
 	}
-	d := &Docker{Store: store, engine: e, id: id}
-	path := filepath.Join(remembered, digest.FromString(id).Encoded()+".json")
+	d := &Docker{Store: store, engine: c.Engine, id: c.ID}
+	path := filepath.Join(c.Remembered, digest.FromString(c.ID).Encoded()+".json")
 	if d.recall(path) == nil {
 		return d, d.list()
+	}
+	if c.Saving != nil {
+		c.Saving()
 	}
 	if err := d.save(ctx); err != nil {
 		return nil, err

@@ -80,6 +80,7 @@ func TestDocker(t *testing.T) {
 	for name, containerd := range map[string]bool{"graph driver": false, "containerd": true} {
 		t.Run(name, func(t *testing.T) {
 			fake, e := loaded(t, containerd)
+			said := 0
 			remembered := filepath.Join(t.TempDir(), "docs")
 			open := func() *localimage.Docker {
 				t.Helper()
@@ -87,7 +88,7 @@ func TestDocker(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				d, err := localimage.OpenDocker(t.Context(), e, has.ID, t.TempDir(), remembered)
+				d, err := localimage.OpenDocker(t.Context(), localimage.Config{Engine: e, ID: has.ID, Dir: t.TempDir(), Remembered: remembered, Saving: func() { said++ }})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -115,6 +116,9 @@ func TestDocker(t *testing.T) {
 				t.Errorf("%+v %v", info, err)
 			}
 			saves("known", 1)
+			if said != 1 {
+				t.Errorf("said %d times that it is being saved", said)
+			}
 			readImage(t, again)
 			saves("its layer is wanted", 2)
 
