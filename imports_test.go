@@ -35,7 +35,8 @@ var also = map[string][]string{
 	"frontend/gateway":                  {"frontend/gateway/wire"},
 	"frontend/gateway/client":           {"frontend/gateway/wire"},
 	"cmd/dbuild/internal/buildflags":    {"cmd/dbuild/internal/suggest"},
-	"cmd/dbuild/internal/localimage":    {"cmd/dbuild/internal/engine"},
+	"cmd/dbuild/internal/localimage":    {"cmd/dbuild/internal/engine", "cmd/dbuild/internal/closedstore"},
+	"cmd/dbuild/internal/imagestore":    {"cmd/dbuild/internal/closedstore"},
 	"cmd/dbuild/internal/buildkitdtoml": {"cmd/dbuild/internal/suggest"},
 }
 

@@ -120,7 +120,11 @@ func (i *localImages) findContainerd(ctx context.Context, name string, platform 
 		i.lent.closers = append(i.lent.closers, store.Close)
 	}
 	root, err := i.store.Image(ctx, name, platform)
-	return localimage.Found{Digest: root.Digest, Store: i.store}, err
+	if err != nil {
+		return localimage.Found{}, err
+	}
+	only, err := localimage.Only(ctx, i.store.Content(), root)
+	return localimage.Found{Digest: root.Digest, Store: only}, err
 }
 
 // lendStore offers a content store to the build.

@@ -21,6 +21,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/dbuild/dbuild/cmd/dbuild/internal/closedstore"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
@@ -45,13 +46,14 @@ type Config struct {
 	Namespace string
 }
 
-// A Store is a namespace's content, in which what is written stays until Close at least. It
-// is what a session offers to the daemon.
+// A Store is a namespace's content, in which what is written stays until Close at least. As a
+// content store, which a session offers to the daemon, it takes blobs and says which there are.
 type Store struct {
-	content.Store
-	c     *client.Client
-	cfg   Config
-	lease leases.Lease // of all calls
+	closedstore.Store
+	c       *client.Client
+	content content.Store
+	cfg     Config
+	lease   leases.Lease // of all calls
 
 	mu   sync.Mutex
 	last digest.Digest // under mu; the blob that was offered last
@@ -85,7 +87,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 		s.c.Close()
 		return nil, &UnreachableError{Address: cfg.Address, err: err}
 	}
-	s.lease, s.Store = lease, s.c.ContentStore()
+	s.lease, s.content = lease, s.c.ContentStore()
 	return s, nil
 }
 
@@ -117,9 +119,22 @@ func (s *Store) Writer(ctx context.Context, opts ...content.WriterOpt) (content.
 	s.mu.Lock()
 	s.last = o.Desc.Digest
 	s.mu.Unlock()
-	w, err := s.Store.Writer(ctx, opts...)
+	w, err := s.content.Writer(ctx, opts...)
 	return w, explain(err)
 }
+
+// Info implements content.InfoProvider.
+func (s *Store) Info(ctx context.Context, d digest.Digest) (content.Info, error) {
+	return s.content.Info(ctx, d)
+}
+
+// Status implements content.IngestManager.
+func (s *Store) Status(ctx context.Context, ref string) (content.Status, error) {
+	return s.content.Status(ctx, ref)
+}
+
+// Content is all that the namespace has.
+func (s *Store) Content() content.Store { return s.content }
 
 // Name gives names to the image whose blobs were written: whatever is above all others
 // comes last. That all of it is there is made sure.
@@ -135,7 +150,7 @@ func (s *Store) Name(ctx context.Context, names []string) (ocispec.Descriptor, e
 		return root, fmt.Errorf("containerd: %w", err)
 	}
 	root.Size = info.Size
-	if root.MediaType, err = mediaType(ctx, s, root); err != nil {
+	if root.MediaType, err = mediaType(ctx, s.content, root); err != nil {
 		return root, err
 	}
 	present := images.HandlerFunc(func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
@@ -144,7 +159,7 @@ func (s *Store) Name(ctx context.Context, names []string) (ocispec.Descriptor, e
 		}
 		return nil, nil
 	})
-	if err := images.Walk(ctx, images.Handlers(present, images.SetChildrenLabels(s, images.ChildrenHandler(s))), root); err != nil {
+	if err := images.Walk(ctx, images.Handlers(present, images.SetChildrenLabels(s.content, images.ChildrenHandler(s.content))), root); err != nil {
 		return root, explain(err)
 	}
 	for _, name := range names {
@@ -170,7 +185,7 @@ func (s *Store) Image(ctx context.Context, name string, platform *ocispec.Platfo
 	if err != nil || platform == nil {
 		return img.Target, err
 	}
-	available, _, _, _, err := images.Check(ctx, s, img.Target, platforms.Only(*platform))
+	available, _, _, _, err := images.Check(ctx, s.content, img.Target, platforms.Only(*platform))
 	if err == nil && !available {
 		err = fmt.Errorf("containerd has no complete image %s for %s: %w", name, platforms.FormatAll(*platform), errdefs.ErrNotFound)
 	}
@@ -181,7 +196,7 @@ func (s *Store) Image(ctx context.Context, name string, platform *ocispec.Platfo
 // like this. An empty snapshotter is the namespace's.
 func (s *Store) Unpack(ctx context.Context, root ocispec.Descriptor, name, snapshotter string) error {
 	ctx = s.with(ctx)
-	if _, err := images.Manifest(ctx, s, root, platforms.Default()); errdefs.IsNotFound(err) {
+	if _, err := images.Manifest(ctx, s.content, root, platforms.Default()); errdefs.IsNotFound(err) {
 		return nil
 	}
 	if err := client.NewImage(s.c, images.Image{Name: name, Target: root}).Unpack(ctx, snapshotter); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/errdefs"
+	"github.com/dbuild/dbuild/cmd/dbuild/internal/closedstore"
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/engine"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -24,11 +25,12 @@ const maxDocument = 4 << 20
 
 // A Docker is an image of a docker engine. What is read of it may make the engine save it.
 type Docker struct {
-	content.Store // what has been saved
-	engine        *engine.Engine
-	id            string
-	docs          documents               // known without saving
-	blobs         map[digest.Digest]int64 // all that belongs to the image, with sizes
+	closedstore.Store
+	engine *engine.Engine
+	id     string
+	docs   documents               // known without saving
+	blobs  map[digest.Digest]int64 // all that belongs to the image, with sizes
+	files  content.Store           // what has been saved
 
 	mu    sync.Mutex // held while the engine saves
 	saved bool
@@ -56,7 +58,7 @@ func OpenDocker(ctx context.Context, c Config) (*Docker, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Docker{Store: store, engine: c.Engine, id: c.ID}
+	d := &Docker{files: store, engine: c.Engine, id: c.ID}
 	path := filepath.Join(c.Remembered, digest.FromString(c.ID).Encoded()+".json")
 	if d.recall(path) == nil {
 		return d, d.list()
@@ -114,7 +116,7 @@ func (d *Docker) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content
 	if err := d.save(ctx); err != nil {
 		return nil, err
 	}
-	return d.Store.ReaderAt(ctx, desc)
+	return d.files.ReaderAt(ctx, desc)
 }
 
 type document struct{ *bytes.Reader }
@@ -133,11 +135,11 @@ func (d *Docker) save(ctx context.Context) error {
 		return err
 	}
 	defer r.Close()
-	top, err := archive.ImportIndex(ctx, d.Store, r)
+	top, err := archive.ImportIndex(ctx, d.files, r)
 	if err != nil {
 		return fmt.Errorf("the image that docker saved: %w", err)
 	}
-	b, err := content.ReadBlob(ctx, d.Store, top)
+	b, err := content.ReadBlob(ctx, d.files, top)
 	if err != nil {
 		return err
 	}
@@ -160,7 +162,7 @@ func (d *Docker) collect(ctx context.Context) error {
 		if images.IsLayerType(desc.MediaType) || desc.Size > maxDocument {
 			return nil, nil
 		}
-		b, err := content.ReadBlob(ctx, d.Store, desc)
+		b, err := content.ReadBlob(ctx, d.files, desc)
 		if errdefs.IsNotFound(err) {
 			return nil, nil
 		}
@@ -168,7 +170,7 @@ func (d *Docker) collect(ctx context.Context) error {
 			return nil, err
 		}
 		d.docs.Docs[desc.Digest] = b
-		return images.Children(ctx, d.Store, desc)
+		return images.Children(ctx, d.files, desc)
 	}), d.root)
 }
 

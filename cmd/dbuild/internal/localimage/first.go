@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
+	"github.com/dbuild/dbuild/cmd/dbuild/internal/closedstore"
 	"github.com/distribution/reference"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
@@ -32,9 +33,9 @@ type Find func(ctx context.Context, name string, platform *ocispec.Platform) (Fo
 // First has a build take images from an engine, where the engine has one of that name, before
 // it looks for them anywhere else. The daemon asks about each source.
 type First struct {
-	content.Store // what has been found; for reading only
-	id            string
-	find          Find
+	closedstore.Store
+	id   string
+	find Find
 
 	mu    sync.Mutex       // held while one is looked for
 	found map[string]Found // by name and platform

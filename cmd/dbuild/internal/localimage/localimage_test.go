@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/errdefs"
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/engine"
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/engine/enginetest"
@@ -231,4 +232,50 @@ func decide(t *testing.T, f *localimage.First, op *pb.SourceOp, p *pb.Platform) 
 	t.Helper()
 	resp, err := f.Provider().CheckPolicy(t.Context(), &policysession.CheckPolicyRequest{Platform: p, Source: &gwpb.ResolveSourceMetaResponse{Source: op}})
 	return resp.GetDecision(), err
+}
+
+// A store has more than the image that is lent.
+func TestOnly(t *testing.T) {
+	store, err := local.NewStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(b []byte, mediaType string) ocispec.Descriptor {
+		t.Helper()
+		d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
+		if err := content.WriteBlob(t.Context(), store, d.Digest.String(), bytes.NewReader(b), d); err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	l, secret := put(layer, ocispec.MediaTypeImageLayer), put([]byte("of another image"), ocispec.MediaTypeImageLayer)
+	config := put([]byte("{}"), ocispec.MediaTypeImageConfig)
+	b, err := json.Marshal(ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: []ocispec.Descriptor{l}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := put(b, ocispec.MediaTypeImageManifest)
+	away := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("not here"), Size: 8}
+	if b, err = json.Marshal(ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{m, away}}); err != nil {
+		t.Fatal(err)
+	}
+	only, err := localimage.Only(t.Context(), store, put(b, ocispec.MediaTypeImageIndex))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := content.ReadBlob(t.Context(), only, l); err != nil || !bytes.Equal(b, layer) {
+		t.Errorf("its layer: %q %v", b, err)
+	}
+	if _, err := only.Info(t.Context(), secret.Digest); !errdefs.IsNotFound(err) {
+		t.Errorf("another image's: %v", err)
+	}
+	if _, err := only.ReaderAt(t.Context(), secret); !errdefs.IsNotFound(err) {
+		t.Errorf("another image's: %v", err)
+	}
+	if err := only.Delete(t.Context(), l.Digest); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("its layer may be deleted: %v", err)
+	}
+	if err := only.Walk(t.Context(), func(content.Info) error { return nil }); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("the store may be listed: %v", err)
+	}
 }
