@@ -122,7 +122,7 @@ func (b *build) takeTrace(r *request, fate func(*solver.Vertex) (solver.Fate, bo
 
 // outcome is what the trace keeps of the fate of a vertex.
 func (t *taken) outcome(b *build, v *solver.Vertex, f solver.Fate) explain.Outcome {
-	o := explain.Outcome{Name: v.Show.Name, State: explain.Idle, NoCache: f.NoCache, Stamped: f.Stamped}
+	o := explain.Outcome{Name: v.Show.Name, State: explain.Idle, NoCache: f.NoCache, Stamped: f.Stamped, Took: f.Took}
 	switch {
 	case f.Made:
 		o.State = explain.Ran

@@ -109,6 +109,9 @@ func (e *explainer) step(i int) *StepReport {
 	if s.Place != nil {
 		sr.File, sr.Line = e.now.Files[s.Place.File].Name, s.Place.Start
 	}
+	if sr.Millis == 0 && (s.State == Ran || s.State == Unknown) {
+		sr.Millis = e.took(i)
+	}
 	if s.State != Ran && s.State != Unknown {
 		if e.another(i) {
 			own, follows := e.causes(i)
@@ -126,6 +129,25 @@ func (e *explainer) step(i int) *StepReport {
 		sr.Causes = []Cause{{Kind: Unexplained, Text: "nothing that is recorded differs from the earlier build"}}
 	}
 	return sr
+}
+
+// took is how long it took to run step i, or its counterpart, in the newest earlier build that
+// did; 0 if none is known to have.
+func (e *explainer) took(i int) int64 {
+	specs := []string{e.now.Steps[i].Spec}
+	if e.pairs != nil && e.pairs[i] >= 0 {
+		specs = append(specs, e.old.Steps[e.pairs[i]].Spec)
+	}
+	for _, spec := range specs {
+		for _, t := range e.earlier {
+			for j := range t.Steps {
+				if o := &t.Steps[j]; spec != "" && o.Spec == spec && o.Time > 0 {
+					return o.Time
+				}
+			}
+		}
+	}
+	return 0
 }
 
 // another reports whether step i was found, but is not what it was in the old build.

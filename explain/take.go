@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/dbuild/dbuild/attest"
@@ -23,7 +24,8 @@ type Outcome struct {
 	Spec, Key, Pin   string
 	Slots            []string
 	Layers           []string
-	Local            int // see Step
+	Local            int           // see Step
+	Took             time.Duration // by the run that made it; 0 if there was none
 }
 
 // A Taker makes a Trace of graphs. The zero Taker is ready.
@@ -53,6 +55,9 @@ func (t *Taker) Graph(g *llb.Graph, outcome func(digest.Digest) (Outcome, bool))
 		s := Step{
 			Digest: v.Digest.Encoded(), Name: o.Name, State: o.State, NoCache: o.NoCache, Stamped: o.Stamped,
 			Spec: o.Spec, Key: o.Key, Pin: attest.Redact(o.Pin), Layers: o.Layers, Local: o.Local,
+		}
+		if o.Took > 0 {
+			s.Time = max(1, o.Took.Milliseconds())
 		}
 		s.Kind, s.Facts = facts(v)
 		for i, in := range v.Inputs {

@@ -96,7 +96,7 @@ type Step struct {
 	Kind   string // source, exec, file, merge, diff, build, passthrough
 	Place  *Place `json:",omitempty"`
 	State  State
-	Time   int64 `json:",omitempty"` // it took, in milliseconds; 0 if not known
+	Time   int64 `json:",omitempty"` // it took to run, in milliseconds; 0 if it did not or that is not known
 	// NoCache says that the step itself was not to be looked up, Stamped that it or what
 	// it is made from was not.
 	NoCache, Stamped bool     `json:",omitempty"`

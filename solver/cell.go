@@ -30,6 +30,7 @@ type cell struct {
 	hit     bool            // an answer was found
 	ran     bool            // an answer was made
 	began   bool            // its op was asked to run, here or in another cell
+	took    time.Duration   // by the run that made the answer; 0 if there was none
 	slots   [][32]byte      // that its key was last formed of; not changed
 	left    int             // how many jobs gave up while they held it
 	covered bool            // none was needed: one of something made from it was found

@@ -1,5 +1,7 @@
 package solver
 
+import "time"
+
 // A Fate is what became of a vertex in a job.
 type Fate struct {
 	Found   bool // an answer was found
@@ -10,8 +12,9 @@ type Fate struct {
 	// made from was not.
 	NoCache, Stamped bool
 
-	Spec  ID // zero if the op did not say what it is
-	Key   ID // of the answers; zero if it is not known
+	Took  time.Duration // by the run that made it; 0 if there was none
+	Spec  ID            // zero if the op did not say what it is
+	Key   ID            // of the answers; zero if it is not known
 	Slots [][32]byte
 	Refs  []Ref // of the answers at hand, by output; they belong to the caller
 }
@@ -26,7 +29,7 @@ func (j *Job) Fate(v *Vertex) (_ Fate, ok bool) {
 	}
 	f := Fate{
 		Found: c.hit, Made: c.ran || c.began && !c.hit, Covered: c.covered,
-		NoCache: c.stamp != (Stamp{}), Stamped: c.stamped, Slots: c.slots,
+		NoCache: c.stamp != (Stamp{}), Stamped: c.stamped, Took: c.took, Slots: c.slots,
 	}
 	if p, ok := c.spec.val.(*pinned); ok {
 		f.Spec = p.ID

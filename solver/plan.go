@@ -14,8 +14,8 @@ var ErrWouldRun = errors.New("the step would have to be run, which this build ma
 // them. In the Fates that it returns, Made means that a step would be run.
 //
 // What a step would make is not known, so what is made from the content of that is
-// Unknown, and so is what is made from it in turn. Answers of a Foreign cache are not
-// predicted.
+// Unknown, and so is what is made from it in turn, unless a Foreign cache knows the step by
+// how that is made.
 func (j *Job) Plan(ctx context.Context, fetch func(*Vertex) bool, edges ...Edge) (map[*Vertex]Fate, error) {
 	p := &planner{j: j, fetch: fetch, fates: map[*Vertex]Fate{}, outputs: map[*Vertex]map[int]bool{}}
 	for _, e := range edges {
@@ -124,6 +124,7 @@ func (p *planner) look(ctx context.Context, v *Vertex) error {
 	}
 	f := Fate{Spec: spec.ID, NoCache: c.stamp != (Stamp{}), Stamped: c.stamped}
 	slots := make([][32]byte, len(v.Inputs))
+	var open []int // read by a content that is not known
 	for i, e := range v.Inputs {
 		in := p.fates[e.Vertex]
 		slot := spec.Slots[i]
@@ -137,8 +138,17 @@ func (p *planner) look(ctx context.Context, v *Vertex) error {
 			return err
 		}
 		slots[i] = contentSlot(sum)
-		f.Unknown = f.Unknown || !ok
+		if !ok {
+			open = append(open, i)
+		}
 	}
+	if !f.Unknown && !f.Stamped {
+		var err error
+		if open, err = p.trace(ctx, c, spec, slots, open); err != nil {
+			return err
+		}
+	}
+	f.Unknown = f.Unknown || len(open) > 0
 	switch {
 	case f.Unknown:
 		f.Made = f.Stamped // certainly
@@ -171,7 +181,7 @@ func (p *planner) sum(ctx context.Context, c *cell, e Edge, slot Slot, in Fate) 
 			return sum, true, nil
 		}
 	}
-	if len(e.Vertex.Inputs) > 0 || !p.fetch(e.Vertex) {
+	if !p.readable(e) {
 		return Sum{}, false, nil
 	}
 	r, err := p.j.Build(ctx, e)
@@ -179,14 +189,85 @@ func (p *planner) sum(ctx context.Context, c *cell, e Edge, slot Slot, in Fate) 
 		return Sum{}, false, err
 	}
 	defer r.Ref.Release()
-	sum, err := func() (sum Sum, err error) {
-		defer recovered(&err)
-		return slot.Content(ctx, &demand{p.j.s, &users{cells: []*cell{c}}, c.log}, r.Ref)
-	}()
+	sum, err := p.read(ctx, c, slot, r.Ref)
 	if err != nil {
 		return Sum{}, false, c.blame(err)
 	}
 	return sum, true, nil
+}
+
+// readable reports whether e may be fetched.
+func (p *planner) readable(e Edge) bool { return len(e.Vertex.Inputs) == 0 && p.fetch(e.Vertex) }
+
+func (p *planner) read(ctx context.Context, c *cell, slot Slot, ref Ref) (sum Sum, err error) {
+	defer recovered(&err)
+	return slot.Content(ctx, &demand{p.j.s, &users{cells: []*cell{c}}, c.log}, ref)
+}
+
+// trace asks the foreign caches for c, as predictTraced does. If one of them knows it, the
+// slots that are open are filled with what stands for their content.
+func (p *planner) trace(ctx context.Context, c *cell, spec *pinned, slots [][32]byte, open []int) (still []int, err error) {
+	tracers := c.tracers(spec)
+	if len(tracers) == 0 {
+		return open, nil
+	}
+	from := make([]Traced, len(c.ins))
+	for i, e := range c.v.Inputs {
+		if in := p.fates[e.Vertex]; in.Key != (ID{}) && !in.Stamped {
+			from[i].ID = OutputID(in.Key, e.Output)
+		}
+	}
+	c.recalled(from, spec, tracers)
+	matches := match(tracers, from)
+	if len(matches) == 0 && (len(open) > 0 || !c.known(ctx, OutputID(opID(spec.ID, slots), 0))) {
+		for i := range from {
+			if from[i].Sum != nil {
+				continue
+			}
+			if from[i].Sum, err = p.foreignSum(ctx, c, i, tracers); err != nil {
+				return nil, err
+			}
+		}
+		matches = match(tracers, from)
+	}
+	if len(matches) == 0 {
+		return open, nil
+	}
+	for _, i := range open {
+		part := spec.Slots[i].Part
+		sum := matches[0].Sum(i, part)
+		if from[i].ID != (ID{}) {
+			c.s.cache.PutSum(from[i].ID, part, sum, "")
+		}
+		slots[i] = contentSlot(sum)
+	}
+	bind(matches, opID(spec.ID, slots))
+	return nil, nil
+}
+
+// foreignSum is the foreign sum of input i, if that may be fetched and has one.
+func (p *planner) foreignSum(ctx context.Context, c *cell, i int, tracers []Tracer) (*Sum, error) {
+	e := c.v.Inputs[i]
+	if !p.readable(e) {
+		return nil, nil
+	}
+	for _, t := range tracers {
+		slot, ok := t.Content(i)
+		if !ok {
+			continue
+		}
+		r, err := p.j.Build(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		defer r.Ref.Release()
+		sum, err := p.read(ctx, c, slot, r.Ref)
+		if err != nil {
+			return nil, ctx.Err() // without a sum it is not found, no more
+		}
+		return &sum, nil
+	}
+	return nil, nil
 }
 
 // cover notes what need not be built because something made from it was found.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math/rand"
+	"strings"
 	"testing"
 
 	"github.com/dbuild/dbuild/solver"
@@ -12,7 +14,13 @@ import (
 // plan returns what a plan of v says of the steps that it names.
 func (r *rig) plan(v *solver.Vertex, names map[string]*solver.Vertex) map[string]string {
 	r.Helper()
-	j := r.s.NewJob("plan", solver.JobOptions{NoRuns: true})
+	return r.planWith(nil, v, names)
+}
+
+// planWith is plan for a build that brings c along.
+func (r *rig) planWith(c solver.Cache, v *solver.Vertex, names map[string]*solver.Vertex) map[string]string {
+	r.Helper()
+	j := r.s.NewJob("plan", solver.JobOptions{NoRuns: true, Cache: c})
 	defer j.Close()
 	fates, err := j.Plan(context.Background(), func(*solver.Vertex) bool { return true }, solver.Edge{Vertex: v})
 	if err != nil {
@@ -85,4 +93,48 @@ func TestNoRuns(t *testing.T) {
 	}
 	r.ran("")
 	r.quiet()
+}
+
+// A plan says of what another solver remembers what a build with that cache then does, whether
+// it remembers results or not, and by definition or by content.
+func TestPlanOfForeign(t *testing.T) {
+	count := map[string]int{}
+	for seed := range int64(200) {
+		r := newRig(t)
+		rnd := rand.New(rand.NewSource(seed))
+		r.w.sources = map[string]string{"alpine": "A", "golang": "G", "ctx": "main.go readme"}
+		f := dockerfile(r.w)
+		c := newElsewhere(r.w)
+		c.remember(solver.Edge{Vertex: f}, func() (result, sums bool) { return rnd.Intn(3) > 0, rnd.Intn(2) > 0 })
+		if rnd.Intn(3) == 0 {
+			r.set("ctx", "other.go readme")
+		}
+		names := map[string]*solver.Vertex{}
+		for todo := []*solver.Vertex{f}; len(todo) > 0; todo = todo[1:] {
+			names[todo[0].Op.(*toyOp).name] = todo[0]
+			for _, e := range todo[0].Inputs {
+				if len(e.Vertex.Inputs) > 0 {
+					todo = append(todo, e.Vertex)
+				}
+			}
+		}
+		r.w.runs()
+		planned := r.planWith(c, f, names)
+		if ran := strings.Fields(strings.ReplaceAll(r.w.runs(), "src-ctx", "")); len(ran) > 0 {
+			t.Fatalf("seed %d: the plan ran %v", seed, ran)
+		}
+		r.buildWith(c, f)
+		ran := " " + r.w.runs() + " "
+		for name, state := range planned {
+			count[state]++
+			made := strings.Contains(ran, " "+name+" ")
+			if wrong := made && (state == "found" || state == "covered") || !made && state == "made"; wrong {
+				t.Fatalf("seed %d: %s was planned as %s, and the build ran%s", seed, name, state, ran)
+			}
+		}
+		r.quiet()
+	}
+	if count["found"] == 0 || count["covered"] == 0 || count["made"] == 0 || count["unknown"] == 0 {
+		t.Errorf("some cases never occurred: %v", count)
+	}
 }

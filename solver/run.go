@@ -6,6 +6,7 @@ import (
 	"iter"
 	"runtime/debug"
 	"slices"
+	"time"
 
 	core "github.com/dbuild/dbuild/internal/flight"
 	"github.com/dbuild/dbuild/internal/progress"
@@ -164,6 +165,7 @@ func (r *run) do(a *attempt) (any, error) {
 		in[i] = ans.ref
 	}
 
+	began := time.Now()
 	refs, err := r.execute(ctx, in)
 	if err != nil {
 		c.s.mu.Lock()
@@ -171,6 +173,7 @@ func (r *run) do(a *attempt) (any, error) {
 		c.s.mu.Unlock()
 		return nil, err
 	}
+	r.lasted(c.s, time.Since(began))
 	for i, ref := range refs {
 		if ref != nil {
 			c.s.cache.Put(OutputID(r.k.ID, i), ref)
@@ -180,6 +183,15 @@ func (r *run) do(a *attempt) (any, error) {
 		c.s.cache.Put(ans.out, nil) // was seen
 	}
 	return &outcome{refs: refs}, nil
+}
+
+// lasted notes how long the run took.
+func (r *run) lasted(s *Solver, took time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range r.cells {
+		c.took = took
+	}
 }
 
 // execute runs the op. If it fails while one of its jobs leaves, the others cannot know

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildflags"
 	"github.com/dbuild/dbuild/explain"
@@ -122,21 +123,45 @@ func verdict(s explain.State) string {
 func planTree(w io.Writer, _ *explain.Trace, r *explain.Report) error {
 	var out strings.Builder
 	count := map[string]int{}
+	var took time.Duration
 	for _, s := range r.Steps {
 		v := verdict(s.State)
 		count[v]++
 		fmt.Fprintf(&out, "%-7s %s\n", v, s.Name)
 		if v != "HIT" {
 			fmt.Fprintf(&out, "        %s\n", sentence(s))
+			if t := lastTime(s); t != "" {
+				fmt.Fprintf(&out, "        %s\n", t)
+			}
+			took += time.Duration(s.Millis) * time.Millisecond
 		}
 	}
 	fmt.Fprintf(&out, "%d of %d steps are in the cache", count["HIT"], len(r.Steps))
 	if n := count["UNKNOWN"]; n > 0 {
 		fmt.Fprintf(&out, ", %d may be", n)
 	}
+	if took > 0 {
+		fmt.Fprintf(&out, "; the others took %s last time", duration(took))
+	}
 	out.WriteByte('\n')
 	_, err := io.WriteString(w, out.String())
 	return err
+}
+
+// lastTime says how long a step took when it last ran, if that is known.
+func lastTime(s explain.StepReport) string {
+	if s.Millis == 0 {
+		return ""
+	}
+	return "it took " + duration(time.Duration(s.Millis)*time.Millisecond) + " last time"
+}
+
+// duration is for people: 0.1 s of an hour are of no account.
+func duration(d time.Duration) string {
+	if d < time.Minute {
+		return fmt.Sprintf("%.1fs", max(d, 100*time.Millisecond).Seconds())
+	}
+	return d.Round(time.Second).String()
 }
 
 // edges calls fn for each pair of steps of which the second reads the first, and which are
@@ -156,6 +181,9 @@ func planDot(w io.Writer, t *explain.Trace, r *explain.Report) error {
 		if len(s.Causes) > 0 {
 			label += ": " + sentence(s)
 		}
+		if t := lastTime(s); t != "" {
+			label += "\n" + t
+		}
 		fmt.Fprintf(&out, "  s%d [label=%q, fillcolor=%s]\n", i, label, colour[verdict(s.State)])
 	}
 	edges(t, r, func(from, to int) { fmt.Fprintf(&out, "  s%d -> s%d\n", from, to) })
@@ -169,7 +197,11 @@ func planMermaid(w io.Writer, t *explain.Trace, r *explain.Report) error {
 	out.WriteString("flowchart TD\n")
 	quote := strings.NewReplacer(`"`, "#quot;", "\n", " ")
 	for i, s := range r.Steps {
-		fmt.Fprintf(&out, "  s%d[\"%s<br/>%s\"]:::%s\n", i, quote.Replace(s.Name), verdict(s.State), strings.ToLower(verdict(s.State)))
+		label := quote.Replace(s.Name) + "<br/>" + verdict(s.State)
+		if t := lastTime(s); t != "" && verdict(s.State) != "HIT" {
+			label += "<br/>" + t
+		}
+		fmt.Fprintf(&out, "  s%d[\"%s\"]:::%s\n", i, label, strings.ToLower(verdict(s.State)))
 	}
 	edges(t, r, func(from, to int) { fmt.Fprintf(&out, "  s%d --> s%d\n", from, to) })
 	out.WriteString("  classDef hit fill:#cfc\n  classDef miss fill:#fcc\n  classDef unknown fill:#ffc\n")

@@ -93,6 +93,27 @@ func TestCacheShapes(t *testing.T) {
 			}
 		}
 	}
+	c.planned(shapes)
+}
+
+// planned checks that a plan finds every step in the caches that BuildKit wrote.
+func (c *carrier) planned(shapes []string) {
+	c.t.Helper()
+	c.empty()
+	for _, shape := range shapes {
+		if shapeArgs[shape].ours {
+			continue
+		}
+		args := append([]string{"--addr", c.s.addr(), "plan", "--cache-from", c.inRegistry("theirs", shape)}, c.flags(shape)...)
+		cmd := exec.Command(c.s.bin, args...)
+		cmd.Env = append(os.Environ(), "HOME="+c.s.home())
+		if out, err := cmd.CombinedOutput(); err != nil {
+			c.t.Errorf("the plan of %s: %v\n%s", shape, err, out)
+		}
+		if gets := c.reg.takeGets(); len(gets) > 0 {
+			c.t.Errorf("the plan of %s: %d layers were read: %v", shape, len(gets), gets)
+		}
+	}
 }
 
 // TestCacheShapesAreDocumented checks that the table has a row for each shape, and no other.
@@ -228,9 +249,14 @@ func (c *carrier) args(shape string) []string {
 // dbuild builds a shape with our client and daemon.
 func (c *carrier) dbuild(shape string, more ...string) stepsFound {
 	c.t.Helper()
+	args := append([]string{"--addr", c.s.addr(), "build", "--progress", "rawjson"}, more...)
+	return countSteps(c.t, c.run(c.s.bin, append(args, c.flags(shape)...)...))
+}
+
+// flags are what our client is told of a shape.
+func (c *carrier) flags(shape string) (args []string) {
 	dir, lib := c.context(shape)
 	with := shapeArgs[shape]
-	args := append([]string{"--addr", c.s.addr(), "build", "--progress", "rawjson"}, more...)
 	for _, a := range c.args(shape) {
 		args = append(args, "--build-arg", a)
 	}
@@ -243,7 +269,7 @@ func (c *carrier) dbuild(shape string, more ...string) stepsFound {
 	if lib != "" {
 		args = append(args, "--build-context", "lib="+lib)
 	}
-	return countSteps(c.t, c.run(c.s.bin, append(args, dir)...))
+	return append(args, dir)
 }
 
 // buildctl builds a shape with BuildKit.
