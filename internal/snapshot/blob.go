@@ -325,6 +325,9 @@ func (l *layer) write(ctx context.Context, c Compression, line *progress.Tracker
 		return blobRow{}, err
 	}
 	d := w.Digest()
+	if diffID == "" {
+		diffID = d
+	}
 	if err := w.Commit(lctx, out.n, d); err != nil && !errdefs.IsAlreadyExists(err) {
 		return blobRow{}, err
 	}
@@ -334,7 +337,8 @@ func (l *layer) write(ctx context.Context, c Compression, line *progress.Tracker
 	}, nil
 }
 
-// pack compresses what produce writes, and returns the digest of that.
+// pack compresses what produce writes, and returns the digest of that, or "" if it is
+// written to w as it is, whose digest the caller has.
 func pack(ctx context.Context, w io.Writer, c Compression, line *progress.Tracker, produce func(context.Context, io.Writer) error) (digest.Digest, error) {
 	buf := bufio.NewWriterSize(w, 256<<10)
 	comp, err := compressor(buf, c.Type, c.Level)
@@ -354,8 +358,12 @@ func pack(ctx context.Context, w io.Writer, c Compression, line *progress.Tracke
 		pw.CloseWithError(err)
 		return err
 	})
+	var in io.Reader = pr
 	diffID := digest.Canonical.Hash()
-	plain := readAhead(io.TeeReader(pr, diffID))
+	if c.Type != noneType {
+		in = io.TeeReader(pr, diffID)
+	}
+	plain := readAhead(in)
 	n, err := io.CopyBuffer(onlyWriter{&tracked{comp, line, 0}}, onlyReader{plain}, make([]byte, aheadSize))
 	pr.CloseWithError(err) // ends produce if compressing failed
 	plain.Close()
@@ -376,6 +384,9 @@ func pack(ctx context.Context, w io.Writer, c Compression, line *progress.Tracke
 		return "", err
 	}
 	line.Set(n, n)
+	if c.Type == noneType {
+		return "", nil
+	}
 	return digest.NewDigest(digest.Canonical, diffID), nil
 }
 

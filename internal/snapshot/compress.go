@@ -103,7 +103,12 @@ func compressor(w io.Writer, typ string, level *int) (io.WriteCloser, error) {
 		if level != nil {
 			l = *level
 		}
-		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(l)), zstd.WithEncoderConcurrency(2))
+		speed := zstd.EncoderLevelFromZstd(l)
+		if speed == zstd.SpeedFastest {
+			return newChunked(w)
+		}
+		// Who asks for more wants it small: one stream, which looks back further.
+		return zstd.NewWriter(w, zstd.WithEncoderLevel(speed), zstd.WithEncoderConcurrency(2))
 	}
 	return nopCloser{w}, nil
 }
