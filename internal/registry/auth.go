@@ -130,11 +130,14 @@ func tokensShown(responses []*http.Response) (n int) {
 }
 
 func (a *authorizer) denied(resp *http.Response) error {
-	text := serverMessage(resp)
-	if text == "" {
-		text = "credentials are missing or wrong"
+	e := &deniedError{text: serverMessage(resp)}
+	switch shown := resp.Request.Header.Get("Authorization"); {
+	case shown == "":
+		e.why = noLogin
+	case strings.HasPrefix(shown, "Basic "):
+		e.why = wrongLogin
 	}
-	return &deniedError{text}
+	return e
 }
 
 func (t *tokens) challenge(host string, scopes []string) (auth.Challenge, bool) {
@@ -319,7 +322,7 @@ func (t *tokens) ask(ctx context.Context, ids []string, host string, ch auth.Cha
 		return "", grant{}, failure
 	}
 	if ch.Scheme == auth.BasicAuth {
-		return "", grant{}, &deniedError{"it wants a user name and a password, and the client has none for it"}
+		return "", grant{}, &deniedError{why: noLogin}
 	}
 	gr, err := t.fetch(ctx, host, "", "", ch, scopes)
 	if err != nil && failure != nil {
@@ -349,7 +352,7 @@ func (t *tokens) askOne(ctx context.Context, c bksession.Caller, host string, ch
 				Scopes:   scopes,
 			})
 			if err != nil {
-				return grant{}, false, &deniedError{"no token: " + status.Convert(err).Message()}
+				return grant{}, false, tokenRefusal(status.Convert(err).Message())
 			}
 			return bearer(tok.Token, int(tok.ExpiresIn)), true, nil
 		}
@@ -359,7 +362,7 @@ func (t *tokens) askOne(ctx context.Context, c bksession.Caller, host string, ch
 		if code := status.Code(err); code == codes.Unimplemented {
 			return grant{}, false, nil
 		}
-		return grant{}, false, &deniedError{"no credentials: " + status.Convert(err).Message()}
+		return grant{}, false, &deniedError{why: noLogin, text: status.Convert(err).Message()}
 	}
 	if cred.Secret == "" {
 		return grant{}, false, nil
@@ -377,7 +380,7 @@ func (t *tokens) askOne(ctx context.Context, c bksession.Caller, host string, ch
 func (t *tokens) fetch(ctx context.Context, host, user, secret string, ch auth.Challenge, scopes []string) (grant, error) {
 	to, err := auth.GenerateTokenOptions(quiet(ctx), host, user, secret, ch)
 	if err != nil {
-		return grant{}, &deniedError{"no token: " + err.Error()}
+		return grant{}, &deniedError{text: err.Error()}
 	}
 	to.Scopes = scopes
 	if secret != "" {
@@ -388,24 +391,28 @@ func (t *tokens) fetch(ctx context.Context, host, user, secret string, ch auth.C
 		// Token servers older than OAuth know GET only, and say so in various ways.
 		var st remoteerrors.ErrUnexpectedStatus
 		if user == "" || !errors.As(err, &st) || st.StatusCode >= 500 {
-			return grant{}, tokenError(err)
+			return grant{}, tokenError(err, wrongLogin)
 		}
 	}
 	resp, err := auth.FetchToken(ctx, t.client, nil, to)
 	if err != nil {
-		return grant{}, tokenError(err)
+		why := wrongLogin
+		if secret == "" {
+			why = noLogin
+		}
+		return grant{}, tokenError(err, why)
 	}
 	return bearer(resp.Token, resp.ExpiresInSeconds), nil
 }
 
-func tokenError(err error) error {
+func tokenError(err error, why refusal) error {
 	var st remoteerrors.ErrUnexpectedStatus
 	if errors.As(err, &st) && st.StatusCode < 500 {
 		text := bodyMessage(st.Body)
 		if text == "" {
-			text = "the token server answered " + st.Status
+			text = "its token server answered " + st.Status
 		}
-		return &deniedError{text}
+		return &deniedError{why, text}
 	}
 	return err
 }

@@ -96,25 +96,36 @@ func explain(op, ref, host string, err error) error {
 	)
 	switch {
 	case errors.As(err, &deny):
-		e.Class, e.Cause = ErrDenied, deny.Error()
+		e.Class, e.Cause = ErrDenied, deny.cause(op, host)
 	case errors.As(err, &st):
 		e.Class, e.Cause = classify(st.StatusCode), bodyMessage(st.Body)
+		if secured(st.StatusCode, st.Body) {
+			e.Cause = fmt.Sprintf(`it speaks HTTPS and not plain HTTP; take http = true out of the daemon's configuration, [registry.%q]`, host)
+			break
+		}
+		if e.Class == ErrDenied {
+			deny := &deniedError{text: e.Cause}
+			e.Cause = deny.cause(op, host)
+			break
+		}
 		if e.Class == nil || e.Cause == "" {
 			e.Cause = join(fmt.Sprintf("it answered %d %s", st.StatusCode, http.StatusText(st.StatusCode)), e.Cause)
 		}
 	case errors.As(err, &late):
-		e.Class, e.Cause = ErrUnreachable, late.Error()
+		e.Class, e.Cause = ErrUnreachable, late.cause()
 		if late.status == http.StatusTooManyRequests {
 			e.Class = nil
 		}
 	case errors.Is(err, docker.ErrInvalidAuthorization):
-		e.Class, e.Cause = ErrDenied, "credentials are missing or wrong"
+		e.Class, e.Cause = ErrDenied, (&deniedError{why: noLogin}).cause(op, host)
 	case errdefs.IsNotFound(err):
 		e.Class = ErrNotFound
 	case errors.Is(err, errStalled):
 		e.Class, e.Cause = ErrUnreachable, errStalled.Error()
 	case errors.Is(err, errDropped), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		e.Class, e.Cause = ErrUnreachable, errDropped.Error()
+	case unreachable(host, err) != "":
+		e.Class, e.Cause = ErrUnreachable, unreachable(host, err)
 	case errors.As(err, &uerr):
 		e.Class, e.Cause = ErrUnreachable, uerr.Err.Error()
 	case errors.As(err, &nerr):
@@ -142,11 +153,6 @@ func classify(status int) error {
 	}
 	return nil
 }
-
-// A deniedError is a registry or token server that does not accept what we have.
-type deniedError struct{ text string }
-
-func (e *deniedError) Error() string { return e.text }
 
 // serverMessage reads and closes the body of an error response.
 func serverMessage(resp *http.Response) string {

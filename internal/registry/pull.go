@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes"
@@ -40,9 +41,43 @@ func (c *Client) Resolve(ctx context.Context, g bksession.Group, ref string) (na
 func (c *Client) ResolveAt(ctx context.Context, g bksession.Group, loc Location, named reference.Named) (ocispec.Descriptor, error) {
 	_, desc, err := c.resolver(g, loc.Insecure).Resolve(quiet(ctx), fetchable(named))
 	if err != nil {
-		return desc, explain("pull", reference.FamiliarString(named), loc.Host(), err)
+		err = explain("pull", reference.FamiliarString(named), loc.Host(), err)
+		var e *Error
+		if errors.As(err, &e) && e.Class == ErrNotFound && e.Cause == "" {
+			e.Cause = c.missing(ctx, g, loc, named)
+		}
+		return desc, err
 	}
 	return desc, nil
+}
+
+// missing says what a registry lacks that has not found a name.
+func (c *Client) missing(ctx context.Context, g bksession.Group, loc Location, named reference.Named) string {
+	h, err := c.host(g, loc.Host(), loc.Insecure)
+	if err != nil {
+		return ""
+	}
+	h.Client = hasty(h.Client)
+	ctx, cancel := context.WithTimeout(docker.WithScope(quiet(ctx), scope(loc, "pull")), holdsTimeout)
+	defer cancel()
+	resp, err := c.send(ctx, h, request{method: http.MethodGet, path: repoPath(h, loc, "tags", "list"), query: url.Values{"n": {"1"}}})
+	if err != nil {
+		return ""
+	}
+	resp.Body.Close()
+	switch {
+	case resp.StatusCode == http.StatusNotFound:
+		return "it has no repository " + loc.path()
+	case resp.StatusCode >= 300:
+		return ""
+	}
+	if d, ok := named.(reference.Digested); ok {
+		return "its repository " + loc.path() + " has no image " + short(d.Digest())
+	}
+	if t, ok := named.(reference.Tagged); ok {
+		return "its repository " + loc.path() + " has no tag " + t.Tag()
+	}
+	return ""
 }
 
 func (c *Client) resolver(g bksession.Group, insecure bool) remotes.Resolver {

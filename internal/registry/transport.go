@@ -66,6 +66,7 @@ type statusError struct {
 	status int
 	text   string
 	after  time.Duration // how long it wants to be left alone
+	quota  string        // how many requests are left, for people
 }
 
 func (e *statusError) Error() string {
@@ -111,7 +112,7 @@ func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 			text := serverMessage(resp)
 			wait = retryAfter(resp)
 			if !repeatable || try >= p.attempts || wait > maxRetryAfter {
-				return nil, &statusError{status: resp.StatusCode, text: text, after: wait}
+				return nil, &statusError{resp.StatusCode, text, wait, quotaOf(resp.Header)}
 			}
 		}
 		if err := sleep(ctx, max(wait, backoff(p.backoff, try))); err != nil {

@@ -114,7 +114,7 @@ func (p *push) sendOnce(ctx context.Context, u *upload) error {
 		if err != nil {
 			return err
 		}
-		resp.Body.Close()
+		defer resp.Body.Close()
 		if resp.StatusCode == http.StatusCreated {
 			return nil
 		}
