@@ -79,7 +79,7 @@ func New(fs *pflag.FlagSet) *Flags {
 	fs.StringVar(&f.Builder, "builder", "", "address of the daemon to use")
 	fs.StringArrayVar(&f.CacheFrom, "cache-from", nil, `cache to read ("user/app:cache", "type=local,src=path"; "*" or "team/*" for images built here)`)
 	fs.StringArrayVar(&f.CacheMount, "cache-mount", nil, `directory to use as a cache mount ("id=ID,type=local,src=path")`)
-	fs.StringArrayVar(&f.CacheTo, "cache-to", nil, `cache to write ("user/app:cache", "type=local,dest=path")`)
+	fs.StringArrayVar(&f.CacheTo, "cache-to", nil, `cache to write ("user/app:cache", "type=local,dest=path"; "...,mounts=ID" takes cache mounts along)`)
 	fs.StringVar(&f.Call, "call", "build", `what to ask the Dockerfile ("build", "check", "outline", "targets")`)
 	fs.StringVar(&f.CgroupParent, "cgroup-parent", "", "parent cgroup of RUN")
 	fs.BoolVar(&f.Check, "check", false, `check the Dockerfile without building ("--call=check")`)
