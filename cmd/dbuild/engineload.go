@@ -15,7 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// An engineLoad gives an image to a docker engine over its API: the layers that the engine
+// An engineLoad gives an image to an engine over docker's API: the layers that the engine
 // lacks, if the daemon asks which ones these are, or else the whole image. Nothing is sent
 // of an image that the engine has; it gets its names.
 type engineLoad struct {
@@ -60,15 +60,15 @@ func (l *engineLoad) answer(ctx context.Context, q session.LoadQuestion) (sessio
 	a := session.LoadAnswer{Have: l.have}
 	switch {
 	case first && l.store == engine.Graph:
-		a.Line = "asking docker which layers it lacks"
+		a.Line = "asking " + l.engine.Name() + " which layers it lacks"
 	case l.told || l.have > 0:
 		size := int64(0)
 		for _, layer := range q.Layers[l.have:] {
 			size += layer.Size
 		}
-		a.Line = fmt.Sprintf("sending layers to docker: %d of %d missing, %s", len(q.Layers)-l.have, len(q.Layers), units.HumanSize(float64(size)))
+		a.Line = fmt.Sprintf("sending layers to %s: %d of %d missing, %s", l.engine.Name(), len(q.Layers)-l.have, len(q.Layers), units.HumanSize(float64(size)))
 	default:
-		a.Line = "sending the whole image to docker"
+		a.Line = "sending the whole image to " + l.engine.Name()
 	}
 	return a, nil
 }
@@ -134,9 +134,9 @@ func (l *engineLoad) open(md map[string]string) (io.WriteCloser, error) {
 func (l *engineLoad) nameKnown(md map[string]string) bool {
 	ctx, cancel := context.WithTimeout(l.ctx, askTimeout)
 	defer cancel()
-	id, ok := l.engine.Name(ctx, idsOf(md), namesOf(md))
+	id, ok := l.engine.Tag(ctx, idsOf(md), namesOf(md))
 	if ok {
-		fmt.Fprintf(l.out, "docker has the image: %s\n", id)
+		fmt.Fprintf(l.out, "%s has the image: %s\n", l.engine.Name(), id)
 	}
 	return ok
 }

@@ -279,6 +279,41 @@ func TestNoEngine(t *testing.T) {
 	}
 }
 
+// Podman's service is used where there is no docker, or where podman is meant.
+func TestPodmanService(t *testing.T) {
+	docker, podman := enginetest.New(t), enginetest.New(t)
+	t.Setenv("PATH", t.TempDir())
+	t.Setenv("CONTAINER_HOST", podman.Host)
+	for _, tc := range []struct {
+		docker, engine string
+		want           *enginetest.Engine
+		name           string
+	}{
+		{"", "", podman, "podman"},
+		{"", "podman", podman, "podman"},
+		{docker.Host, "podman", podman, "podman"},
+		{docker.Host, "", docker, "docker"},
+	} {
+		t.Setenv("DOCKER_HOST", tc.docker)
+		e := loadExports[0]
+		e.Engine = tc.engine
+		l, err := (&app{}).newLoad(t.Context(), e, &configfile.ConfigFile{})
+		if err != nil {
+			t.Fatalf("%+v: %v", tc, err)
+		}
+		if got := l.(*engineLoad).engine; got.Host() != tc.want.Host || got.Name() != tc.name {
+			t.Errorf("%s, --load=%s: %s at %s", tc.docker, tc.engine, got.Name(), got.Host())
+		}
+		l.kill()
+	}
+	t.Setenv("CONTAINER_HOST", "unix:///nowhere/s")
+	e := loadExports[0]
+	e.Engine = "podman"
+	if _, err := (&app{}).newLoad(t.Context(), e, &configfile.ConfigFile{}); err == nil || err.Error() != "--load=podman: there is no such command" {
+		t.Errorf("no podman: %v", err)
+	}
+}
+
 // A docker context that is in use names the engine, unless DOCKER_HOST does.
 func TestDockerContext(t *testing.T) {
 	here, there := enginetest.New(t), enginetest.New(t)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -33,20 +34,20 @@ type streamLoad interface {
 	open(md map[string]string) (io.WriteCloser, error)
 }
 
-// loaders are the commands that take images as docker does, the usual one first.
-var loaders = []string{"docker", "podman", "nerdctl"}
-
 // askTimeout is how long an engine may think about a question. Without an answer it gets
 // the image.
 const askTimeout = 10 * time.Second
 
 // newLoad finds the engine: docker's if there is one, or else what a command leads to.
 func (a *app) newLoad(ctx context.Context, e buildflags.Export, c *configfile.ConfigFile) (streamLoad, error) {
-	if e.Engine == "podman" || e.Engine == "nerdctl" {
-		return a.newCommandLoad(e.Engine)
-	}
 	ask, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
+	switch e.Engine {
+	case "podman":
+		return a.newPodmanLoad(ask)
+	case "nerdctl":
+		return a.newCommandLoad(e.Engine)
+	}
 	docker, err := engine.Open(ask, engine.Choice{Context: e.Attrs["context"], Config: c})
 	if err == nil {
 		return newEngineLoad(docker, a.stderr), nil
@@ -57,25 +58,46 @@ func (a *app) newLoad(ctx context.Context, e buildflags.Export, c *configfile.Co
 	if e.Attrs["context"] != "" || os.Getenv("DOCKER_HOST") != "" {
 		return nil, err
 	}
-	for _, name := range loaders {
-		if e.Engine != "" && e.Engine != name {
-			continue
-		}
-		l, lerr := a.newCommandLoad(name)
-		if lerr != nil {
-			continue
-		}
+	if l, lerr := a.newCommandLoad("docker"); lerr == nil {
 		// The command may be podman's, or know a way to its engine that we don't.
-		if name == "docker" && l.ask("version") != nil {
+		if l.ask("version") != nil {
 			return nil, err
 		}
 		return l, nil
+	}
+	if e.Engine == "" {
+		if l, lerr := a.newPodmanLoad(ask); lerr == nil {
+			return l, nil
+		}
+		if l, lerr := a.newCommandLoad("nerdctl"); lerr == nil {
+			return l, nil
+		}
 	}
 	var unreachable *engine.UnreachableError
 	if !errors.As(err, &unreachable) || unreachable.Denied() || e.Engine != "" {
 		return nil, err
 	}
-	return nil, fmt.Errorf("--load needs an engine: %w, and there is none of the commands %s; write a file with -o type=docker,dest=FILE", err, strings.Join(loaders, ", "))
+	return nil, fmt.Errorf("--load needs an engine: %w, and there is none of the commands docker, podman, nerdctl; write a file with -o type=docker,dest=FILE", err)
+}
+
+// newPodmanLoad uses podman's service, which speaks docker's API, if it runs, or the command.
+func (a *app) newPodmanLoad(ctx context.Context) (streamLoad, error) {
+	if e, err := engine.Open(ctx, engine.Choice{Socket: podmanSocket()}); err == nil {
+		return newEngineLoad(e, a.stderr), nil
+	}
+	return a.newCommandLoad("podman")
+}
+
+// podmanSocket is where podman's service listens for this user, as podman has it.
+func podmanSocket() string {
+	if host := os.Getenv("CONTAINER_HOST"); strings.HasPrefix(host, "unix://") {
+		return host
+	}
+	dir := "/run"
+	if os.Getuid() != 0 {
+		dir = os.Getenv("XDG_RUNTIME_DIR")
+	}
+	return "unix://" + filepath.Join(dir, "podman", "podman.sock")
 }
 
 func (a *app) newCommandLoad(name string) (*commandLoad, error) {

@@ -20,12 +20,15 @@ import (
 type Engine struct {
 	c    *client.Client
 	host string // where it listens
+	name string // of the program, as far as we know
 }
 
-// Choice says which engine is meant, in the way of the docker command.
+// Choice says which engine is meant: docker's, in the way of the docker command, unless there
+// is a Socket.
 type Choice struct {
 	Context string // a docker context; "" for the one that is in use
 	Config  *configfile.ConfigFile
+	Socket  string // unix://... of podman's service
 }
 
 // defaultContext is what docker calls the engine of DOCKER_HOST or of this machine.
@@ -41,7 +44,10 @@ func Open(ctx context.Context, ch Choice) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("docker: %w", err)
 	}
-	e := &Engine{c: c, host: c.DaemonHost()}
+	e := &Engine{c: c, host: c.DaemonHost(), name: "docker"}
+	if ch.Socket != "" {
+		e.name = "podman"
+	}
 	if _, err := c.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
 		c.Close()
 		return nil, e.explain(err)
@@ -52,10 +58,16 @@ func Open(ctx context.Context, ch Choice) (*Engine, error) {
 // Host is where the engine listens, as DOCKER_HOST has it.
 func (e *Engine) Host() string { return e.host }
 
+// Name is docker or podman.
+func (e *Engine) Name() string { return e.name }
+
 // Close drops the connection.
 func (e *Engine) Close() { e.c.Close() }
 
 func (ch Choice) options() ([]client.Opt, error) {
+	if ch.Socket != "" {
+		return []client.Opt{client.WithHost(ch.Socket)}, nil
+	}
 	host := os.Getenv(client.EnvOverrideHost)
 	name := ch.Context
 	if name == "" && host == "" {
@@ -117,7 +129,7 @@ func (e *Engine) explain(err error) error {
 	case client.IsErrConnectionFailed(err), errors.Is(err, context.DeadlineExceeded):
 		return &UnreachableError{Host: e.host, err: err}
 	case strings.Contains(err.Error(), syscall.ENOSPC.Error()):
-		return fmt.Errorf("docker has no room for the image: %w", syscall.ENOSPC)
+		return fmt.Errorf("%s has no room for the image: %w", e.name, syscall.ENOSPC)
 	}
-	return fmt.Errorf("docker: %s", strings.TrimPrefix(err.Error(), "Error response from daemon: "))
+	return fmt.Errorf("%s: %s", e.name, strings.TrimPrefix(err.Error(), "Error response from daemon: "))
 }

@@ -42,13 +42,15 @@ func (e *Engine) Load(ctx context.Context, archive io.Reader, platform *ocispec.
 		case strings.HasPrefix(m.Stream, "Error "): // the image is there, but nothing can run it
 			return "", e.explain(errors.New(strings.TrimSpace(m.Stream)))
 		}
-		text.WriteString(m.Stream)
+		if m.Stream != "" {
+			text.WriteString(strings.TrimSuffix(m.Stream, "\n") + "\n")
+		}
 	}
 }
 
-// Name gives names to an image that the engine has, all of it, under one of ids, and returns
+// Tag gives names to an image that the engine has, all of it, under one of ids, and returns
 // that id.
-func (e *Engine) Name(ctx context.Context, ids, names []string) (id string, ok bool) {
+func (e *Engine) Tag(ctx context.Context, ids, names []string) (id string, ok bool) {
 	for _, id := range ids {
 		if !e.has(ctx, id) {
 			continue
