@@ -144,15 +144,36 @@ func openDir(root, sub string, epoch *time.Time) (fsutil.FS, error) {
 		}
 		root = dir
 	}
-	files, err := fsutil.NewFS(root)
-	if err != nil || epoch == nil {
-		return files, err
+	dir, err := fsutil.NewFS(root)
+	if err != nil {
+		return nil, err
+	}
+	files := fsutil.FS(presentFS{dir})
+	if epoch == nil {
+		return files, nil
 	}
 	t := epoch.UnixNano()
 	return fsutil.NewFilterFS(files, &fsutil.FilterOpt{Map: func(_ string, st *types.Stat) fsutil.MapResult {
 		st.ModTime = t
 		return fsutil.MapResultKeep
 	}})
+}
+
+// A presentFS leaves out names that a directory lists although they are not there, as an overlay
+// does with what a layer removes from a directory that no other layer has. fsutil takes such a
+// name for the end of the directory.
+type presentFS struct{ fsutil.FS }
+
+// Walk implements fsutil.FS.
+func (f presentFS) Walk(ctx context.Context, target string, fn fs.WalkDirFunc) error {
+	return f.FS.Walk(ctx, target, func(p string, e fs.DirEntry, err error) error {
+		if err == nil && e != nil {
+			if _, err := e.Info(); errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+		}
+		return fn(p, e, err)
+	})
 }
 
 type emptyFS struct{}

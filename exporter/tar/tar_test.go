@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"io"
 	"maps"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,8 +15,10 @@ import (
 	xt "github.com/dbuild/dbuild/exporter/exportertest"
 	exporttar "github.com/dbuild/dbuild/exporter/tar"
 	rt "github.com/dbuild/dbuild/internal/registry/registrytest"
+	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/moby/buildkit/session/filesync"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 func export(t *testing.T, src exporter.Source, f *xt.File, attrs map[string]string) error {
@@ -98,5 +102,44 @@ func TestPlatforms(t *testing.T) {
 	}
 	if err := export(t, src, &f, map[string]string{"platform-split": "false"}); err == nil || !strings.Contains(err.Error(), "cannot overwrite app from linux") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestRemovedNamesAlone exports a layer that removes names from a directory that no other layer
+// has, as the difference of two results may be.
+func TestRemovedNamesAlone(t *testing.T) {
+	s, _ := xt.Store(t, xt.Client(nil))
+	d, err := s.NewDraft(t.Context(), nil, snapshot.Desc{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(d.Upper(), "dir")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"b", "new", "zz"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"gone", "z"} {
+		if err := unix.Mknod(filepath.Join(dir, name), unix.S_IFCHR, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ref, err := d.Commit(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(ref.Release)
+	for _, attrs := range []map[string]string{nil, {"source-date-epoch": "1700000000"}} {
+		var f xt.File
+		if err := export(t, exporter.Source{Ref: ref}, &f, attrs); err != nil {
+			t.Fatal(err)
+		}
+		files, _ := read(t, f.Bytes())
+		if want := map[string]string{"dir/b": "b", "dir/new": "new", "dir/zz": "zz"}; !maps.Equal(files, want) {
+			t.Errorf("got %v, want %v", files, want)
+		}
 	}
 }
