@@ -33,7 +33,13 @@ type View struct {
 type viewDir struct {
 	parts []string
 	from  map[string]int32 // name → index into parts; nil until it was listed
+	// missing are names that were looked for in every part. COPY asks several times for
+	// the one that it is about to make.
+	missing map[string]struct{}
 }
+
+// maxMissing bounds how many names a directory remembers that it does not have.
+const maxMissing = 64
 
 // viewDirs bounds how many directories a View remembers.
 const viewDirs = 1 << 15
@@ -195,8 +201,12 @@ func (v *View) find(op, path string) (string, *unix.Stat_t, error) {
 	parts := d.parts
 	v.mu.Lock()
 	from := d.from
+	_, missing := d.missing[name]
 	v.mu.Unlock()
-	if from != nil {
+	switch {
+	case missing:
+		return "", nil, &fs.PathError{Op: op, Path: path, Err: fs.ErrNotExist}
+	case from != nil:
 		i, ok := from[name]
 		if !ok || i < 0 {
 			return "", nil, &fs.PathError{Op: op, Path: path, Err: fs.ErrNotExist}
@@ -215,6 +225,15 @@ func (v *View) find(op, path string) (string, *unix.Stat_t, error) {
 		}
 		return host, st, nil
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(d.missing) >= maxMissing {
+		clear(d.missing)
+	}
+	if d.missing == nil {
+		d.missing = map[string]struct{}{}
+	}
+	d.missing[name] = struct{}{}
 	return "", nil, &fs.PathError{Op: op, Path: path, Err: fs.ErrNotExist}
 }
 
