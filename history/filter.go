@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"net/url"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -68,6 +70,11 @@ func parseFilter(s string) (predicate, error) {
 		f, err := filters.Parse(strings.Join(rest, ","))
 		if err != nil {
 			return nil, err
+		}
+		for _, condition := range rest {
+			if err := checkCondition(condition); err != nil {
+				return nil, err
+			}
 		}
 		all = append(all, func(r *controlapi.BuildHistoryRecord) bool { return f.Match(adapt(r)) })
 	}
@@ -144,6 +151,31 @@ func parseTime(s string) (time.Time, error) {
 	}
 	return t, nil
 }
+
+// checkCondition finds what containerd's filters take for a condition that nothing meets: a
+// name that no record has, and an expression that is none.
+func checkCondition(s string) error {
+	key, value, op := s, "", ""
+	if i := strings.IndexAny(s, "=!~"); i >= 0 && i+2 <= len(s) {
+		key, op, value = s[:i], s[i:i+2], s[i+2:]
+	}
+	if key = strings.TrimSpace(key); !slices.Contains(keys, key) {
+		return fmt.Errorf("there is no %q; there are %s with ==, != and ~=, and startedAt, completedAt, duration with <, <=, > and >=", key, strings.Join(keys, ", "))
+	}
+	if op != "~=" {
+		return nil
+	}
+	if n := len(value); n >= 2 && value[0] == value[n-1] && strings.ContainsRune(`"/|`, rune(value[0])) {
+		value = value[1 : n-1]
+	}
+	if _, err := regexp.Compile(value); err != nil {
+		return fmt.Errorf("%q is not a regular expression: %w", value, err)
+	}
+	return nil
+}
+
+// keys are what containerd's conditions can be about.
+var keys = []string{"ref", "status", "repository"}
 
 func adapt(r *controlapi.BuildHistoryRecord) filters.Adaptor {
 	return filters.AdapterFunc(func(path []string) (string, bool) {

@@ -29,6 +29,8 @@ func TestFilters(t *testing.T) {
 		{nil, "aa1 aa2 bb1 bb2"},
 		{[]string{"ref==aa1"}, "aa1"},
 		{[]string{"ref~=^aa"}, "aa1 aa2"},
+		{[]string{"ref~=/^(aa|bb1)/"}, "aa1 aa2 bb1"},
+		{[]string{"ref"}, "aa1 aa2 bb1 bb2"},
 		{[]string{"ref~=^aa", "ref==bb2"}, "aa1 aa2 bb2"},
 		{[]string{"ref~=^aa,status!=error"}, "aa1"},
 		{[]string{"status==running"}, "bb2"},
@@ -63,7 +65,7 @@ func TestFilters(t *testing.T) {
 			t.Errorf("%q: %v, want %s", c.filters, got, c.want)
 		}
 	}
-	for _, bad := range []string{"ref+x", "duration>soon", "startedAt<yesterday", "ref==\""} {
+	for _, bad := range []string{"ref+x", "duration>soon", "startedAt<yesterday", "ref==\"", "ref~=/(/", "statuss==error", "refs"} {
 		if _, err := parseFilters([]string{bad}); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %v", bad, err)
 		}

@@ -21,9 +21,9 @@ import (
 // hostGatewayLabel is where a worker tells its machine's address as builds see it.
 const hostGatewayLabel = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"
 
-// buildOnce checks the request, finds a daemon, lends it what it needs, shows progress and
-// writes down the result. What becomes known on the way is in r.
-func (a *app) buildOnce(ctx context.Context, f *buildflags.Flags, contextArg string, files resultFiles, r *running) error {
+// buildUntilDone checks the request, finds a daemon, lends it what it needs, shows progress
+// and writes down the result. What becomes known on the way is in r.
+func (a *app) buildUntilDone(ctx context.Context, f *buildflags.Flags, contextArg string, files resultFiles, r *running) error {
 	if strings.Contains(f.Builder, "://") && a.addr == "" {
 		a.addr = f.Builder
 	}

@@ -23,12 +23,14 @@ const (
 	exitPolicy    = 40
 	exitInternal  = 100
 	exitResources = 102
+	exitTimeout   = 124 // as timeout(1)
 	exitCanceled  = 130
 )
 
 var exitCodes = map[rpcerror.Class]int{
 	rpcerror.Config: exitConfig, rpcerror.Network: exitNetwork, rpcerror.Policy: exitPolicy, rpcerror.Internal: exitInternal,
 	rpcerror.Resources: exitResources, rpcerror.Canceled: exitCanceled,
+	timedOut: exitTimeout,
 }
 
 // kindOf says whose trouble err is: what a daemon of ours says, or else what can be seen.
@@ -37,6 +39,7 @@ func kindOf(err error) rpcerror.Kind {
 		usage  *usageError
 		flags  *buildflags.UsageError
 		file   *buildflags.FileError
+		late   *timeoutError
 		dir    *buildflags.MissingContextError
 		conn   *connectError
 		engine *engine.UnreachableError
@@ -50,6 +53,8 @@ func kindOf(err error) rpcerror.Kind {
 		return rpcerror.Kind{Class: rpcerror.Config}
 	case errors.As(err, &conn), errors.As(err, &engine), errors.As(err, &images):
 		return rpcerror.Kind{Class: rpcerror.Network, Retryable: true}
+	case errors.As(err, &late):
+		return rpcerror.Kind{Class: timedOut}
 	case code == codes.Canceled:
 		return rpcerror.Kind{Class: rpcerror.Canceled}
 	}

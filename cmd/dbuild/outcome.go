@@ -12,10 +12,12 @@ import (
 	"github.com/moby/buildkit/solver/errdefs"
 )
 
-// Classes of what is no error: a build that did not fail, and checks that found something.
+// Classes that only the client knows: a build that did not fail, checks that found something,
+// and --timeout.
 const (
-	success rpcerror.Class = "success"
-	checks  rpcerror.Class = "checks"
+	success  rpcerror.Class = "success"
+	checks   rpcerror.Class = "checks"
+	timedOut rpcerror.Class = "timeout"
 )
 
 // An outcome is what --result-file tells about a build (docs/exit-codes.md).

@@ -50,6 +50,7 @@ type progress struct {
 	warnings []client.VertexWarning
 	tail     tail
 	failed   map[string]string // names of the steps that failed, by digest
+	stopped  []string          // names of those that were at work when the build was canceled
 }
 
 func (a *app) startProgress(mode string, debug bool) (*progress, error) {
@@ -75,6 +76,9 @@ func (a *app) startProgress(mode string, debug bool) (*progress, error) {
 			for _, v := range s.Vertexes {
 				if v.Error != "" {
 					p.failed[v.Digest.String()] = v.Name
+				}
+				if v.Started != nil && strings.HasSuffix(v.Error, context.Canceled.Error()) && !slices.Contains(p.stopped, v.Name) {
+					p.stopped = append(p.stopped, v.Name)
 				}
 			}
 			p.warnings = appendWarnings(p.warnings, s.Warnings)

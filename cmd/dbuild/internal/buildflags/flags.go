@@ -1,6 +1,8 @@
 package buildflags
 
 import (
+	"time"
+
 	"github.com/spf13/pflag"
 )
 
@@ -54,6 +56,7 @@ type Flags struct {
 	SSH           []string
 	Tag           []string
 	Target        string
+	Timeout       time.Duration
 	Ulimit        []string
 
 	// NoDockerfile lets a directory without a Dockerfile be a context, for those who only
@@ -119,6 +122,7 @@ func New(fs *pflag.FlagSet) *Flags {
 	fs.BoolVar(&f.Squash, "squash", false, "make one layer of those that the build adds to its base")
 	fs.StringArrayVarP(&f.Tag, "tag", "t", nil, `name of the image ("name:tag"; %BUILDID% stands for the digest of the context)`)
 	fs.StringVar(&f.Target, "target", "", "stage to build")
+	fs.DurationVar(&f.Timeout, "timeout", 0, `stop the build after this time ("30m")`)
 	fs.StringArrayVar(&f.Ulimit, "ulimit", nil, `limit of RUN's processes ("nofile=1024:2048")`)
 	f.addLegacy(fs)
 	return f

@@ -105,6 +105,9 @@ func (f *Flags) checkCombinations() error {
 	if f.NoCache && len(f.NoCacheFilter) > 0 {
 		return fmt.Errorf("--no-cache and --no-cache-filter exclude each other")
 	}
+	if f.Timeout < 0 || f.Timeout == 0 && f.given("timeout") {
+		return fmt.Errorf("--timeout %s: a time is more than nothing, such as 30m", f.Timeout)
+	}
 	if len(f.Policy) > 0 {
 		return fmt.Errorf("--policy: source policies are not supported")
 	}
@@ -211,7 +214,10 @@ func (f *Flags) platforms(r *Request, env Env) error {
 			if s != "local" {
 				var err error
 				if p, err = platforms.Parse(s); err != nil {
-					return fmt.Errorf("--platform %s: not a platform, such as linux/arm64", s)
+					return fmt.Errorf("--platform %s: not a platform, such as linux/arm64%s", s, nearPlatform(s))
+				}
+				if near := nearPlatform(s); near != "" {
+					return fmt.Errorf("--platform %s: unknown%s", s, near)
 				}
 			}
 			if n := platforms.FormatAll(platforms.Normalize(p)); !slices.Contains(out, n) {
