@@ -310,7 +310,7 @@ func (in partInput) manifest(log *progress.Log, o ImageOptions) (*Manifest, erro
 	}
 	m := &Manifest{Config: doc.Config, ConfigData: config}
 	for _, l := range in.layers {
-		l.Descriptor = layerDescriptor(l.Descriptor, o)
+		l.Descriptor = layerDescriptor(l, o)
 		doc.Layers = append(doc.Layers, l.Descriptor)
 		m.Layers = append(m.Layers, l)
 	}
@@ -328,9 +328,14 @@ func (in partInput) manifest(log *progress.Log, o ImageOptions) (*Manifest, erro
 }
 
 // layerDescriptor is how a layer is written in a manifest: of the family of media types
-// that is wanted, without annotations that are for tools.
-func layerDescriptor(d ocispec.Descriptor, o ImageOptions) ocispec.Descriptor {
-	out := ocispec.Descriptor{MediaType: layerType(d.MediaType, o.OCI, o.PreferNondistrib), Digest: d.Digest, Size: d.Size}
+// that is wanted, without annotations that are for tools. That it is not to be distributed
+// is said only with the URLs from which it can be had instead.
+func layerDescriptor(l snapshot.Blob, o ImageOptions) ocispec.Descriptor {
+	d, keep := l.Descriptor, o.PreferNondistrib && len(l.URLs) > 0
+	out := ocispec.Descriptor{MediaType: layerType(d.MediaType, o.OCI, keep), Digest: d.Digest, Size: d.Size}
+	if keep {
+		out.URLs = l.URLs
+	}
 	if !o.OCI {
 		return out
 	}
@@ -361,16 +366,16 @@ var layerTypes = []struct{ docker, oci, dockerForeign, ociForeign string }{
 		ocispec.MediaTypeImageLayerNonDistributableZstd, ocispec.MediaTypeImageLayerNonDistributableZstd}, //nolint:staticcheck // as above
 }
 
+// layerType says a media type in the dialect of Docker or OCI, marked or not.
 func layerType(mt string, oci, keepForeign bool) string {
 	for _, t := range layerTypes {
-		foreign := mt == t.dockerForeign || mt == t.ociForeign
-		if !foreign && mt != t.docker && mt != t.oci {
+		if mt != t.dockerForeign && mt != t.ociForeign && mt != t.docker && mt != t.oci {
 			continue
 		}
 		switch {
-		case foreign && keepForeign && oci:
+		case keepForeign && oci:
 			return t.ociForeign
-		case foreign && keepForeign:
+		case keepForeign:
 			return t.dockerForeign
 		case oci:
 			return t.oci

@@ -141,6 +141,7 @@ func TestLayerTypes(t *testing.T) {
 		{ocispec.MediaTypeImageLayerZstd, true, false, ocispec.MediaTypeImageLayerZstd},
 		{foreign, true, false, ocispec.MediaTypeImageLayerGzip},
 		{foreign, false, true, foreign},
+		{ocispec.MediaTypeImageLayerGzip, false, true, foreign},
 		{"application/x-other", true, false, "application/x-other"},
 	} {
 		if got := layerType(tc.in, tc.oci, tc.keep); got != tc.want {

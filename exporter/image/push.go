@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/dbuild/dbuild/exporter"
 	"github.com/dbuild/dbuild/internal/progress"
 	"github.com/dbuild/dbuild/internal/registry"
@@ -32,7 +33,7 @@ func (e *Exporter) pushAll(ctx context.Context, img *exporter.Image, names []str
 			pushed[loc.Repo] = true
 			loc.Insecure = e.insecure
 			for _, l := range img.Layers() {
-				if l.Held != nil {
+				if l.Held != nil && !images.IsNonDistributable(l.MediaType) {
 					l.Held(loc)
 				}
 			}
@@ -56,6 +57,9 @@ func (e *Exporter) pushBlobs(ctx context.Context, img *exporter.Image, ref strin
 	var blobs []registry.Blob
 	var total int64
 	for _, l := range img.Layers() {
+		if images.IsNonDistributable(l.MediaType) {
+			continue // whoever pulls the image gets it from its URLs
+		}
 		total += l.Size
 		blobs = append(blobs, registry.Blob{
 			Desc: l.Descriptor, From: slices.Concat(also, l.From),

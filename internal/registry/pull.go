@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes"
@@ -247,12 +249,14 @@ func (c *Client) openAt(ctx context.Context, g bksession.Group, from []Location,
 	if err := desc.Digest.Validate(); err != nil {
 		return nil, &Error{Op: "pull", Ref: desc.Digest.String(), Class: ErrInvalid, Cause: err.Error()}
 	}
-	if len(from) == 0 {
+	urls := slices.DeleteFunc(slices.Clone(desc.URLs), func(u string) bool {
+		return !strings.HasPrefix(u, "https://") && !strings.HasPrefix(u, "http://")
+	})
+	if len(from) == 0 && len(urls) == 0 {
 		return nil, &Error{Op: "pull", Ref: short(desc.Digest), Class: ErrNotFound, Host: "(none)", Cause: "no registry is known to hold it"}
 	}
-	// Only registries we were told about are asked, never addresses found in manifests.
-	desc.URLs = nil
-	b := &blob{c: c, ctx: quiet(ctx), g: g, from: from, desc: desc, at: at, last: at}
+	desc.URLs = nil // or containerd would ask there first
+	b := &blob{c: c, ctx: quiet(ctx), g: g, from: from, urls: urls, desc: desc, at: at, last: at}
 	err := b.open()
 	if errors.Is(err, errDropped) || errors.Is(err, errStalled) {
 		err = b.mend(err)
@@ -269,6 +273,7 @@ type blob struct {
 	ctx  context.Context
 	g    bksession.Group
 	from []Location
+	urls []string // asked if none of from has it
 	desc ocispec.Descriptor
 
 	rc    io.ReadCloser
@@ -300,7 +305,53 @@ func (b *blob) open() error {
 			first = err
 		}
 	}
+	if first != nil && !errdefs.IsNotFound(first) {
+		return first
+	}
+	for _, u := range b.urls {
+		err := b.openURL(u)
+		if err == nil {
+			return nil
+		}
+		if b.ctx.Err() != nil {
+			return context.Cause(b.ctx)
+		}
+		first = err
+	}
 	return first
+}
+
+// openURL reads the blob from where its image says that it is to be had. Nobody's
+// credentials are shown there.
+func (b *blob) openURL(from string) error {
+	u, err := url.Parse(from)
+	if err != nil {
+		return &Error{Op: "pull", Ref: short(b.desc.Digest), Class: ErrInvalid, Cause: "its image names an address that is none: " + err.Error()}
+	}
+	req, err := http.NewRequestWithContext(b.ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("User-Agent", b.c.cfg.UserAgent)
+	if b.at > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", b.at))
+	}
+	resp, err := b.c.auth.client.Do(req)
+	if err != nil {
+		return explain("pull", short(b.desc.Digest)+" from "+u.Redacted(), u.Host, err)
+	}
+	if resp.StatusCode >= 300 {
+		defer resp.Body.Close()
+		return statusOf("pull", short(b.desc.Digest)+" from "+u.Redacted(), u.Host, resp)
+	}
+	if b.at > 0 && resp.StatusCode != http.StatusPartialContent {
+		if _, err := io.CopyN(io.Discard, resp.Body, b.at); err != nil {
+			resp.Body.Close()
+			return err
+		}
+	}
+	b.rc = resp.Body
+	return nil
 }
 
 func (b *blob) openAt(loc Location) error {
@@ -391,7 +442,7 @@ func (b *blob) mend(err error) error {
 	for {
 		b.tries++
 		if b.tries >= b.c.cfg.Attempts {
-			return explain("pull", b.from[0].Repo+"@"+short(b.desc.Digest), b.from[0].Host(), err)
+			return b.broke(err)
 		}
 		if err := sleep(b.ctx, max(b.c.cfg.Backoff, backoff(b.c.cfg.Backoff, b.tries))); err != nil {
 			return err
@@ -427,6 +478,14 @@ func (b *blob) Seek(offset int64, whence int) (int64, error) {
 		}
 	}
 	return offset, nil
+}
+
+// broke is that it cannot be mended.
+func (b *blob) broke(err error) error {
+	if len(b.from) == 0 {
+		return explain("pull", short(b.desc.Digest)+" from "+b.urls[0], "", err)
+	}
+	return explain("pull", b.from[0].Repo+"@"+short(b.desc.Digest), b.from[0].Host(), err)
 }
 
 func (b *blob) Close() error {

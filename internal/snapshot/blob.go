@@ -36,6 +36,7 @@ type Compression struct {
 type Blob struct {
 	ocispec.Descriptor
 	DiffID digest.Digest
+	URLs   []string            // where its image says that it is to be had from
 	Local  bool                // the bytes are in the content store
 	From   []registry.Location // repositories known to hold it
 	// Open reads the blob from wherever it is. The caller verifies the digest. If nobody
@@ -449,6 +450,7 @@ func (l *layer) blob(b blobRow, c Compression, prefer digest.Digest) Blob {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	d := b.descriptor()
+	d.URLs = nil // for those only who ask
 	d.MediaType = mediaType(b.MediaType, c.DockerMediaTypes)
 	if c.Epoch != nil && b.Epoch != nil && b.Digest != prefer {
 		d.Annotations = maps.Clone(d.Annotations)
@@ -460,6 +462,7 @@ func (l *layer) blob(b blobRow, c Compression, prefer digest.Digest) Blob {
 	return Blob{
 		Descriptor:  d,
 		DiffID:      b.DiffID,
+		URLs:        slices.Clone(b.URLs),
 		Local:       b.Local,
 		From:        slices.Clone(b.From),
 		Open:        func(ctx context.Context, g bksession.Group) (io.ReadCloser, error) { return l.read(ctx, g, b) },

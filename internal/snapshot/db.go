@@ -66,10 +66,12 @@ type blobRow struct {
 	Level     *int                `json:"level,omitempty"` // if somebody asked for one
 	Local     bool                `json:"local,omitempty"` // in the content store
 	From      []registry.Location `json:"from,omitempty"`
+	// URLs are where an image says that it is to be had from, instead of from registries.
+	URLs []string `json:"urls,omitempty"`
 }
 
 func (b *blobRow) descriptor() ocispec.Descriptor {
-	return ocispec.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size}
+	return ocispec.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size, URLs: b.URLs}
 }
 
 // A slot is a directory handed out by containerd's snapshotter: Key names it in the

@@ -118,6 +118,9 @@ func (l *layer) learn(il ImageLayer) bool {
 			continue
 		}
 		news = news || l.pending
+		if len(b.URLs) == 0 && len(il.Blob.URLs) > 0 {
+			b.URLs, news = slices.Clone(il.Blob.URLs), true
+		}
 		for _, loc := range il.From {
 			if !slices.Contains(b.From, loc) {
 				// The rows may be being encoded: do not write into the shared array.
@@ -133,6 +136,7 @@ func (l *layer) learn(il ImageLayer) bool {
 		Size:      il.Blob.Size,
 		DiffID:    il.DiffID,
 		From:      slices.Clone(il.From),
+		URLs:      slices.Clone(il.Blob.URLs),
 	})
 	return true
 }

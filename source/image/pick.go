@@ -176,7 +176,9 @@ func (p *picker) manifest(ctx context.Context, d ocispec.Descriptor) (*Resolved,
 		if err := img.RootFS.DiffIDs[i].Validate(); err != nil {
 			return nil, p.malformed("config", err)
 		}
-		l.URLs = nil // only registries we were told about are asked
+		if !images.IsNonDistributable(l.MediaType) {
+			l.URLs = nil
+		}
 		r.Layers = append(r.Layers, snapshot.ImageLayer{Blob: l, DiffID: img.RootFS.DiffIDs[i]})
 	}
 	return r, nil

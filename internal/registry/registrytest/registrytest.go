@@ -36,7 +36,7 @@ func Start(t testing.TB) (addr, dir string) {
 	addr = l.Addr().String()
 	l.Close()
 	cfg := filepath.Join(dir, "config.yml")
-	yml := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage:\n  filesystem: {rootdirectory: %s}\n  delete: {enabled: true}\n  maintenance: {uploadpurging: {enabled: false}}\nhttp: {addr: %q}\n", dir, addr)
+	yml := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage:\n  filesystem: {rootdirectory: %s}\n  delete: {enabled: true}\n  maintenance: {uploadpurging: {enabled: false}}\nhttp: {addr: %q}\nvalidation: {manifests: {urls: {allow: ['.*']}}}\n", dir, addr)
 	if err := os.WriteFile(cfg, []byte(yml), 0o600); err != nil {
 		t.Fatal(err)
 	}
