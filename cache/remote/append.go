@@ -32,7 +32,49 @@ const (
 	maxAppended = registry.MaxManifest / 2
 	// maxWrites is how often a cache is written because somebody else wrote it meanwhile.
 	maxWrites = 8
+	// maxSettle bounds how long a writer waits for others who may be writing.
+	maxSettle = 2 * time.Second
 )
+
+// writers are the places that builds of this daemon append to: one at a time.
+var writers turns
+
+// turns lets one at a time do something with a place.
+type turns struct {
+	mu    sync.Mutex
+	taken map[string]chan struct{} // closed when the place is free again
+}
+
+// enter waits until nobody else has the place, and takes it until done is called.
+func (t *turns) enter(ctx context.Context, place string) (done func(), err error) {
+	if place == "" {
+		return func() {}, nil
+	}
+	for {
+		t.mu.Lock()
+		busy := t.taken[place]
+		if busy == nil {
+			free := make(chan struct{})
+			if t.taken == nil {
+				t.taken = map[string]chan struct{}{}
+			}
+			t.taken[place] = free
+			t.mu.Unlock()
+			return func() {
+				t.mu.Lock()
+				defer t.mu.Unlock()
+				delete(t.taken, place)
+				close(free)
+			}, nil
+		}
+		t.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
 
 // appendFrom reads whether a cache is to be appended to, and how many builds it is about.
 func appendFrom(a *exporter.Attrs) (builds int, err error) {
@@ -58,6 +100,9 @@ type appendable interface {
 	listed
 	// before returns what is there, or nil if nothing is.
 	before(ctx context.Context) (*origin, error)
+	// place names where it is, for builds of this daemon that append to the same; "" if others
+	// cannot be there.
+	place() string
 }
 
 var errChanged = errors.New("somebody else has written the cache")
@@ -89,6 +134,11 @@ func topOf(o *origin) digest.Digest {
 // appendDocuments writes c and what the store has. If somebody else writes at the same time it
 // reads again what they wrote, and adds c to that.
 func appendDocuments(ctx context.Context, to appendable, c contents, log *progress.Log) (map[string]string, error) {
+	done, err := writers.enter(ctx, to.place())
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	was, err := to.before(ctx)
 	if err != nil {
 		return nil, err
@@ -98,27 +148,64 @@ func appendDocuments(ctx context.Context, to appendable, c contents, log *progre
 		if err != nil {
 			return nil, err
 		}
+		began := time.Now()
 		top, err := writeDocuments(ctx, guarded{to, topOf(was)}, all, log)
 		changed := errors.Is(err, errChanged)
 		if err != nil && !changed {
 			return nil, err
 		}
+		took := time.Since(began)
 		if was, err = to.before(ctx); err != nil {
 			return nil, err
 		}
+		if topOf(was) == top.Digest && to.place() != "" {
+			// Somebody who asked before this was written may be writing now.
+			if err := rest(ctx, min(2*took, maxSettle)); err != nil {
+				return nil, err
+			}
+			if was, err = to.before(ctx); err != nil {
+				return nil, err
+			}
+		}
+		if !changed && topOf(was) != top.Digest {
+			// Whoever wrote after this may have kept it.
+			kept, err := c.in(ctx, was)
+			if err != nil {
+				return nil, err
+			}
+			if kept {
+				return answer(was.top)
+			}
+		}
 		switch {
-		case !changed && (topOf(was) == top.Digest):
+		case !changed && topOf(was) == top.Digest:
 			return answer(top)
 		case try == maxWrites:
 			log.Track("others keep writing this cache: it may lack what this build adds").Done()
 			return answer(top)
 		}
-		select {
-		case <-time.After(rand.N(time.Duration(try) * 200 * time.Millisecond)):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+		if err := rest(ctx, rand.N(time.Duration(try)*200*time.Millisecond)); err != nil {
+			return nil, err
 		}
 	}
+}
+
+func rest(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// in reports whether a cache that somebody else wrote has all records of c.
+func (c contents) in(ctx context.Context, other *origin) (bool, error) {
+	old, _, err := other.contents(ctx)
+	if err != nil {
+		return false, err
+	}
+	return old.covers(&c.config), nil
 }
 
 // after returns c together with what there is of a cache that was written before.

@@ -24,6 +24,7 @@ func TestTwoWriters(t *testing.T) {
 	}{
 		{"before it is written", 2, "true"},
 		{"after it is written", 3, "false"},
+		{"after it was looked at", 4, "false"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			backend, _ := rt.Start(t)

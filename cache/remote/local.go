@@ -90,6 +90,9 @@ func (s *localStore) manifest(ctx context.Context, d ocispec.Descriptor, data []
 	return err
 }
 
+// place implements appendable. The client writes the directory when the build has ended.
+func (s *localStore) place() string { return "" }
+
 func (s *localStore) before(ctx context.Context) (*origin, error) {
 	if s.top.Validate() != nil {
 		return nil, nil

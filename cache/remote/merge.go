@@ -132,6 +132,28 @@ func (m *merger) mounts(list []mount, keep func(mount) bool) {
 	sortMounts(m.Mounts)
 }
 
+// covers reports whether every record of other stands in c too, with a result if it has one
+// there.
+func (c *config) covers(other *config) bool {
+	all := func(*record) bool { return true }
+	mine := &namer{config: c, keep: all, names: make([]*string, len(c.Records))}
+	has := map[string]bool{} // by name: whether there is a result
+	for i := range c.Records {
+		r := &c.Records[i]
+		has[mine.name(i)] = len(r.Results)+len(r.Chains) > 0
+	}
+	theirs := &namer{config: other, keep: all, names: make([]*string, len(other.Records))}
+	for i := range other.Records {
+		r := &other.Records[i]
+		name := theirs.name(i)
+		result, known := has[name]
+		if name != "" && !known || known && !result && len(r.Results)+len(r.Chains) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // restack returns the index here of a layer of c, with all that is beneath it.
 func (m *merger) restack(c *config, k int) int {
 	var blobs []digest.Digest

@@ -75,6 +75,8 @@ func (s *registryStore) before(ctx context.Context) (*origin, error) {
 	return o, err
 }
 
+func (s *registryStore) place() string { return s.target.Ref }
+
 // fromRegistry finds a cache, or an image that carries one, in a registry.
 func (im *Imports) fromRegistry(ctx context.Context, g bksession.Group, attrs map[string]string) (*origin, error) {
 	client := im.cfg.Registry
