@@ -119,7 +119,8 @@ func unreachable(host string, err error) string {
 	section := fmt.Sprintf(`the daemon's configuration, [registry.%q]`, host)
 	switch {
 	case errors.As(err, &dns) && dns.IsNotFound:
-		return fmt.Sprintf("no host has the name %s; check how it is written, and the DNS of the daemon's machine", dns.Name)
+		// The words in brackets are Go's, which clients look for.
+		return fmt.Sprintf("no host has the name %s (dial tcp: lookup %s: %s); check how it is written, and the DNS of the daemon's machine", dns.Name, dns.Name, dns.Err)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens there (connection refused); check its port, and that it runs"
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):

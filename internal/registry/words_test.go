@@ -121,7 +121,7 @@ func TestWords(t *testing.T) {
 		{name: "old certificate", addr: secure(selfSigned(t, time.Unix(1e9, 0))),
 			want: "pull HOST/app:2: registry HOST is unreachable: its certificate is good from 1970-01-01 to 2001-09-09 and not now; check the clock of the daemon's machine"},
 		{name: "unknown host", addr: "registry.invalid",
-			want: "pull HOST/app:2: registry HOST is unreachable: no host has the name registry.invalid; check how it is written, and the DNS of the daemon's machine"},
+			want: "pull HOST/app:2: registry HOST is unreachable: no host has the name registry.invalid (dial tcp: lookup registry.invalid: no such host); check how it is written, and the DNS of the daemon's machine"},
 		{name: "nothing there", addr: refused.Addr().String(),
 			want: "pull HOST/app:2: registry HOST is unreachable: nothing listens there (connection refused); check its port, and that it runs"},
 	} {
