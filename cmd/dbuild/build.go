@@ -164,6 +164,9 @@ func (a *app) adapt(ctx context.Context, d *daemonConn, req *buildflags.Request)
 	if err := a.adaptOutputs(d, req); err != nil {
 		return err
 	}
+	if err := checkProxyNetwork(d, req); err != nil {
+		return err
+	}
 	if !req.HostGateway {
 		return nil
 	}

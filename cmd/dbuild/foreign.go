@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/dbuild/dbuild/cmd/dbuild/internal/buildflags"
+	"golang.org/x/mod/semver"
 )
 
 // adaptOutputs takes from the outputs what a daemon that is not dbuild's would pass over in
@@ -25,4 +26,16 @@ func (a *app) adaptOutputs(d *daemonConn, req *buildflags.Request) error {
 		delete(e.Attrs, "attestation-attach")
 	}
 	return nil
+}
+
+// proxySince is the first BuildKit that has a proxy network.
+const proxySince = "v0.31.0"
+
+// checkProxyNetwork refuses daemons that would give steps the network without a proxy, and not
+// say so. One that does not say its version is believed to be new.
+func checkProxyNetwork(d *daemonConn, req *buildflags.Request) error {
+	if !req.ProxyNetwork || d.ours() || !semver.IsValid(d.info.Version) || semver.Compare(d.info.Version, proxySince) >= 0 {
+		return nil
+	}
+	return fmt.Errorf("--proxy-network: this daemon (%s %s) has none; BuildKit has it since %s", d.info.Package, d.info.Version, proxySince)
 }

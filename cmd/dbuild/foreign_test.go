@@ -40,3 +40,23 @@ func TestOutputsOfOtherDaemons(t *testing.T) {
 		}
 	}
 }
+
+func TestProxyNetworkOfOtherDaemons(t *testing.T) {
+	for _, tc := range []struct {
+		pkg, version string
+		asked, fails bool
+	}{
+		{daemonPackage, "v0.0.1", true, false},
+		{"github.com/moby/buildkit", "v0.30.2", true, true},
+		{"github.com/moby/buildkit", "v0.30.2", false, false},
+		{"github.com/moby/buildkit", "v0.31.0", true, false},
+		{"github.com/moby/buildkit", "v0.34.1-rc1", true, false},
+		{"github.com/moby/buildkit", "0.0.0+unknown", true, false},
+	} {
+		d := &daemonConn{info: client.BuildkitVersion{Package: tc.pkg, Version: tc.version}}
+		err := checkProxyNetwork(d, &buildflags.Request{ProxyNetwork: tc.asked})
+		if (err != nil) != tc.fails {
+			t.Errorf("%s %s: %v", tc.pkg, tc.version, err)
+		}
+	}
+}
