@@ -54,9 +54,9 @@ var scenarios = []scenario{
 	{name: "d500", setup: blob(500, "COPY big /big"), before: fresh, run: plain},
 	{name: "esleep", setup: stages(8, "sleep 1; echo"), run: seeded},
 	{name: "ecpu", setup: stages(8, "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo"), run: seeded},
-	{name: "e1g-gzip", setup: oneLayer, before: builtOnly, watch: sameDigest(), run: pushBuilt("gzip")},
-	{name: "e1g-zstd", setup: oneLayer, before: builtOnly, watch: sameDigest(), run: pushBuilt("zstd")},
-	{name: "e1g-none", setup: oneLayer, before: builtOnly, watch: sameDigest(), run: pushBuilt("uncompressed")},
+	{name: "e1g-gzip", setup: oneLayer, before: builtOnly, watch: sameDigest(), limit: copyPushed, run: pushBuilt("gzip")},
+	{name: "e1g-zstd", setup: oneLayer, before: builtOnly, watch: sameDigest(), limit: copyPushed, run: pushBuilt("zstd")},
+	{name: "e1g-none", setup: oneLayer, before: builtOnly, watch: sameDigest(), limit: copyPushed, run: pushBuilt("uncompressed")},
 	{name: "fgzip", setup: layers(3, 60), before: fresh, run: pushAs("gzip")},
 	{name: "fzstd", setup: layers(3, 60), before: fresh, run: pushAs("zstd")},
 	{name: "fnone", setup: layers(3, 60), before: fresh, run: pushAs("uncompressed")},
@@ -66,7 +66,7 @@ var scenarios = []scenario{
 	{name: "gsame", setup: relabel, before: fresh, watch: transfers, run: func(b *bench, p *peer, dir string) error {
 		return p.build(filepath.Join(dir, "relabel"), "type=image,name="+b.registry.addr+"/relabeled-"+b.unique()+",push=true,store=false", b.args()...)
 	}},
-	{name: "gother", setup: relabel, before: fresh, watch: transfers, limit: plainCopy, run: func(b *bench, p *peer, dir string) error {
+	{name: "gother", setup: relabel, before: fresh, watch: transfers, limit: copyBig, run: func(b *bench, p *peer, dir string) error {
 		return p.build(filepath.Join(dir, "relabel"), "type=image,name="+b.other.addr+"/other-"+b.unique()+",push=true,store=false", b.args()...)
 	}},
 	{name: "hgzip", setup: relabel, before: fresh, run: func(b *bench, p *peer, dir string) error {
