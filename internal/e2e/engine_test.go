@@ -18,7 +18,7 @@ func cmdDockerd(ts *testscript.TestScript, _ bool, _ []string) {
 	p := exec.Command(filepath.Join(ts.Getenv("TOOLS"), "engine/usr/sbin/dockerd"), "--host", host,
 		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "x"), "--pidfile", filepath.Join(dir, "pid"),
 		"--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false")
-	p.Env = append(os.Environ(), path) // it starts a containerd
+	p.Env = append(os.Environ(), path)           // it starts a containerd
 	stop, err := startPeer(dir, p, func() bool { // who asks before it is ready has to wait
 		c, err := net.Dial("unix", strings.TrimPrefix(host, "unix://"))
 		if err == nil {
