@@ -118,6 +118,17 @@ func (d *Daemon) streamErrors(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 	return toStatus(h(srv, ss))
 }
 
+// guard calls f, and turns a panic into an error: what goes wrong in one build's cache ends
+// that build and not the daemon with all the others.
+func (d *Daemon) guard(what string, f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = d.panicked(what, r)
+		}
+	}()
+	return f()
+}
+
 // panicked keeps the trace in the log: it says nothing to users.
 func (d *Daemon) panicked(method string, r any) error {
 	d.log.Error("panic", "method", method, "panic", r, "stack", string(debug.Stack()))

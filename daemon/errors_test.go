@@ -160,7 +160,8 @@ func TestPanics(t *testing.T) {
 	}
 	err = s.streamErrors(nil, nil, &grpc.StreamServerInfo{FullMethod: "/x"}, func(any, grpc.ServerStream) error { panic("stream") })
 	check(err)
-	if log := s.log.String(); strings.Count(log, "msg=panic") != 3 || !strings.Contains(log, "goroutine") || !strings.Contains(log, "method=/x") {
+	check(s.guard("a cache", func() error { panic("cache") }))
+	if log := s.log.String(); strings.Count(log, "msg=panic") != 4 || !strings.Contains(log, "goroutine") || !strings.Contains(log, "method=/x") {
 		t.Errorf("the log lacks a trace: %s", log)
 	}
 }

@@ -125,7 +125,7 @@ func (b *build) ImportCache(entries ...frontend.CacheEntry) {
 				done(errdefs.ErrPermissionDenied.WithMessage("this daemon allows --cache-from with the names of images only, not with *"))
 				return
 			}
-			done(place.Load(im.life, remote.Entry(e), log))
+			done(b.d.guard("import of a cache", func() error { return place.Load(im.life, remote.Entry(e), log) }))
 		}()
 	}
 }
@@ -260,9 +260,11 @@ func (b *build) exportCaches(ctx context.Context, to cacheExports, res *frontend
 		g.Go(func() error {
 			log, done := b.step(fmt.Sprint("cache:", i), x.Name())
 			of := remote.Build{Entries: entries, Targets: targets, Epoch: epoch, Mounts: mounts.of(x.Mounts(), log)}
-			answer, err := x.Export(gctx, of, exporter.Access{Group: b.group(), SessionIDs: b.sessions, Log: log})
+			err := b.d.guard("export of a cache", func() (err error) {
+				answers[i], err = x.Export(gctx, of, exporter.Access{Group: b.group(), SessionIDs: b.sessions, Log: log})
+				return err
+			})
 			done(err)
-			answers[i] = answer
 			if x.IgnoreError() && gctx.Err() == nil {
 				return nil
 			}
