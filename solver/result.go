@@ -96,7 +96,11 @@ func (c *cell) lookup(a *attempt, k Key, output int) *answer {
 		return nil
 	}
 	c.mark(true)
-	return newAnswer(k, output, ref)
+	ans := newAnswer(k, output, ref)
+	if l, ok := ref.(Lazy); ok {
+		ans.show = l.ShowIn(c.log)
+	}
+	return ans
 }
 
 // mark records whether an answer of c was found or made, for JobStats and progress.

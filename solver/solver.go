@@ -143,6 +143,7 @@ type answer struct {
 	ref  Ref    // owned
 	id   string // of ref
 	uses int    // holders; under Solver.mu
+	show func() // ends what ref has shown where it was found; nil if there is nothing to show
 }
 
 // newAnswer takes over ref. It has one holder.
@@ -154,6 +155,9 @@ func newAnswer(key Key, output int, ref Ref) *answer {
 func (a *answer) drop(s *Solver) {
 	if a.uses--; a.uses == 0 {
 		s.trash = append(s.trash, a.ref)
+		if a.show != nil {
+			s.trash = append(s.trash, release(a.show))
+		}
 	}
 }
 

@@ -68,6 +68,12 @@ type Spec struct {
 // A Releaser holds something until it is released.
 type Releaser interface{ Release() }
 
+// A release is a Releaser that calls a function.
+type release func()
+
+// Release implements Releaser.
+func (r release) Release() { r() }
+
 // A Slot is how one input enters the Key: by its own Key, or, when Content is set,
 // by the content of a part.
 type Slot struct {
@@ -81,6 +87,12 @@ type Ref interface {
 	ID() string
 	Retain() Ref
 	Release()
+}
+
+// A Lazy is a Ref that may be a promise. ShowIn has the work of keeping it shown in log, that
+// of the vertex it is the result of, until stop is called. stop is nil if all of it is here.
+type Lazy interface {
+	ShowIn(log *progress.Log) (stop func())
 }
 
 // A Cache remembers answers, and may forget any of them at any time. An error from

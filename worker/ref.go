@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/dbuild/dbuild/internal/progress"
 	"github.com/dbuild/dbuild/internal/snapshot"
 	"github.com/dbuild/dbuild/internal/treehash"
 	"github.com/dbuild/dbuild/solver"
@@ -48,6 +49,14 @@ func (r *Ref) Release() {
 	if r.snap != nil {
 		r.snap.Release()
 	}
+}
+
+// ShowIn implements solver.Lazy.
+func (r *Ref) ShowIn(log *progress.Log) (stop func()) {
+	if r.snap == nil {
+		return nil
+	}
+	return r.snap.ShowIn(log)
 }
 
 // A TreeRef is a directory of the client as it was synced for one build. It has no

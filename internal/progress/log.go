@@ -54,7 +54,13 @@ func NewLogLimits(lim Limits) *Log {
 // Start opens an interval of work; done closes it, with the error that ended it.
 // Intervals may overlap: the vertex is completed when the last one is closed. done may
 // be called more than once; only the first call counts.
-func (l *Log) Start() (done func(error)) {
+func (l *Log) Start() (done func(error)) { return l.begin(false) }
+
+// Resume is Start for a vertex that was found in the cache and stays so: what is done is to
+// get what was found.
+func (l *Log) Resume() (done func(error)) { return l.begin(true) }
+
+func (l *Log) begin(found bool) (done func(error)) {
 	if l == nil {
 		return func(error) {}
 	}
@@ -63,7 +69,7 @@ func (l *Log) Start() (done func(error)) {
 	if l.open++; l.open == 1 {
 		l.err = nil
 		now := time.Now()
-		l.setState(state{started: &now})
+		l.setState(state{started: &now, cached: found && l.last.cached})
 	}
 	closed := false // under mu
 	return func(err error) {
@@ -78,7 +84,7 @@ func (l *Log) Start() (done func(error)) {
 		}
 		if l.open--; l.open == 0 {
 			now := time.Now()
-			l.setState(state{started: l.last.started, completed: &now, err: message(l.err)})
+			l.setState(state{started: l.last.started, completed: &now, cached: l.last.cached, err: message(l.err)})
 		}
 	}
 }

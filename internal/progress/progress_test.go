@@ -98,6 +98,7 @@ func equal(t *testing.T, got, want string) {
 func TestNilDoesNothing(t *testing.T) {
 	var l *Log
 	l.Start()(errors.New("x"))
+	l.Resume()(nil)
 	l.Cached()
 	l.Status(Status{ID: "x"})
 	l.Warn(Warning{})
@@ -168,6 +169,9 @@ func TestOverlappingIntervals(t *testing.T) {
 	l.Start()(fmt.Errorf("%w by hand", context.Canceled))
 	l.Cached()
 	l.Cached()
+	l.Resume()(nil) // what was found is fetched
+	l.Start()(nil)  // it is made after all
+	l.Resume()(nil)
 	s.Close()
 	equal(t, text(drain(t, s.Reader())), `
 	a:
@@ -176,6 +180,12 @@ func TestOverlappingIntervals(t *testing.T) {
 	a: started
 	a: started completed error=context canceled by hand: context canceled
 	a: cached
+	a: cached WITH DURATION
+	a: cached WITH DURATION
+	a: started
+	a: started completed
+	a: started
+	a: started completed
 	`)
 }
 

@@ -12,28 +12,51 @@ import (
 // image, until stop is called: whoever needs the bytes, and however late, it is there that
 // they appear.
 func (s *Store) ShowIn(log *progress.Log, diffIDs []digest.Digest) (stop func()) {
+	return s.noteShown(s.shown, log, diffIDs)
+}
+
+// ShowIn has the fetching of layers that are not here shown in log, that of the step whose
+// result r is, until stop is called. Layers of an image are shown where that is named all the
+// same. stop is nil if all layers are here.
+func (r *Ref) ShowIn(log *progress.Log) (stop func()) {
+	var missing []digest.Digest
+	for _, l := range r.layers {
+		if l.here() == "" {
+			l.mu.Lock()
+			missing = append(missing, l.row.DiffID)
+			l.mu.Unlock()
+		}
+	}
+	if missing == nil {
+		return nil
+	}
+	return r.s.noteShown(r.s.found, log, missing)
+}
+
+// noteShown adds log to those that a map has for layers, until stop is called.
+func (s *Store) noteShown(at map[digest.Digest][]*progress.Log, log *progress.Log, diffIDs []digest.Digest) (stop func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, d := range diffIDs {
-		s.shown[d] = append(slices.Clip(s.shown[d]), log)
+		at[d] = append(slices.Clip(at[d]), log)
 	}
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for _, d := range diffIDs {
-			logs := s.shown[d]
+			logs := at[d]
 			if i := slices.Index(logs, log); i >= 0 {
-				s.shown[d] = slices.Delete(slices.Clone(logs), i, i+1)
+				at[d] = slices.Delete(slices.Clone(logs), i, i+1)
 			}
-			if len(s.shown[d]) == 0 {
-				delete(s.shown, d)
+			if len(at[d]) == 0 {
+				delete(at, d)
 			}
 		}
 	}
 }
 
-// show opens an interval of fetching the layer at the vertices that name it, or else at the
-// one that needs it. What is written to work appears there, for all who wait.
+// show opens an interval of fetching the layer at the vertices that name it, else at those
+// that were found to have made it, or else at the one that needs it. What is written to work appears there, for all who wait.
 func (l *layer) show(a Access) (work *progress.Log, done func(error)) {
 	l.mu.Lock()
 	if l.viewers++; l.work == nil {
@@ -43,15 +66,18 @@ func (l *layer) show(a Access) (work *progress.Log, done func(error)) {
 	diffID := l.row.DiffID
 	l.mu.Unlock()
 	l.s.mu.Lock()
-	logs := l.s.shown[diffID]
+	logs, begin := l.s.shown[diffID], (*progress.Log).Start
+	if len(logs) == 0 {
+		logs, begin = l.s.found[diffID], (*progress.Log).Resume
+	}
 	l.s.mu.Unlock()
 	if len(logs) == 0 {
-		logs = []*progress.Log{a.Log}
+		logs, begin = []*progress.Log{a.Log}, (*progress.Log).Start
 	}
 	finish := make([]func(error), len(logs))
 	for i, log := range logs {
 		log.Link(work)
-		finish[i] = log.Start()
+		finish[i] = begin(log)
 	}
 	return work, func(err error) {
 		var lost *LostError

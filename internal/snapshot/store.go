@@ -104,6 +104,7 @@ type Store struct {
 	used   map[string]usage         // not yet in the rows
 	dirs   map[string]*dirState
 	shown  map[digest.Digest][]*progress.Log // where fetching a layer is shown, by diff ID
+	found  map[digest.Digest][]*progress.Log // where it is shown if it is of no image that is named
 }
 
 // Open opens the store in cfg.Root, making it if needed, and sweeps what a crash left.
@@ -139,6 +140,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 		layers:      map[string]*layer{},
 		byDiff:      map[digest.Digest]string{},
 		shown:       map[digest.Digest][]*progress.Log{},
+		found:       map[digest.Digest][]*progress.Log{},
 		sweep:       4096,
 		used:        map[string]usage{},
 		dirs:        map[string]*dirState{},
