@@ -81,17 +81,17 @@ func TestClientsWithDirectoriesOfOneName(t *testing.T) {
 			must(t, err)
 			edge, _, err := w.worker.Load(g, worker.LoadOptions{Scope: s.ID()})
 			must(t, err)
-			go func() {
+			build := func() string {
 				job := w.solver.NewJob(s.ID(), solver.JobOptions{Value: client{sessions: []string{s.ID()}}})
 				defer job.Close()
 				res, err := job.Build(context.Background(), edge)
 				if err != nil {
-					results <- [2]string{who, err.Error()}
-					return
+					return err.Error()
 				}
 				defer res.Ref.Release()
-				results <- [2]string{who, (&result{w, res.Key, res.Ref}).files()["f"]}
-			}()
+				return (&result{w, res.Key, res.Ref}).files()["f"]
+			}
+			go func() { results <- [2]string{who, build()} }()
 		}
 		for range 2 {
 			if r := wait(t, results); r[0] != r[1] {
