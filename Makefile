@@ -112,8 +112,8 @@ demo-deps: build-deps
 	@[ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || $(APT) busybox-static
 
 test-deps: demo-deps
-	@for p in docker-registry skopeo runc crun git; do command -v $$p >/dev/null || missing="$$missing $$p"; done; \
-	  command -v pgrep >/dev/null || missing="$$missing procps"; \
+	@for p in docker-registry skopeo runc crun git bzip2 zstd pgrep:procps xz:xz-utils ssh-keygen:openssh-client; do \
+	    command -v $${p%%:*} >/dev/null || missing="$$missing $${p##*:}"; done; \
 	  [ -z "$$missing" ] || $(APT) $$missing
 
 # What the tests run themselves, and what the stand-ins for images are made of and with.
