@@ -9,7 +9,12 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 )
+
+// lastWords is how long a command that stopped reading may take to end.
+const lastWords = 5 * time.Second
 
 // A commandLoad pipes an image into "podman load" or the like, unless the engine has it:
 // then it only gets its names.
@@ -25,6 +30,7 @@ type commandLoad struct {
 	output bytes.Buffer
 	done   chan struct{} // closed when the process has ended, err being set
 	err    error
+	broken atomic.Bool // the process does not read any more
 }
 
 var _ streamLoad = (*commandLoad)(nil)
@@ -54,7 +60,22 @@ func (l *commandLoad) open(md map[string]string) (io.WriteCloser, error) {
 			l.err = fmt.Errorf("%s load: %w", l.name, err)
 		}
 	}()
-	return stdin, nil
+	return &commandInput{stdin, &l.broken}, nil
+}
+
+// A commandInput notes that a command does not read any more.
+type commandInput struct {
+	io.WriteCloser
+	broken *atomic.Bool
+}
+
+// Write implements io.Writer.
+func (c *commandInput) Write(p []byte) (int, error) {
+	n, err := c.WriteCloser.Write(p)
+	if err != nil {
+		c.broken.Store(true)
+	}
+	return n, err
 }
 
 // nameKnown gives the names that md has to the image that md describes, if the engine has
@@ -115,6 +136,13 @@ func (l *commandLoad) failure() error {
 	done := l.running()
 	if done == nil {
 		return nil
+	}
+	if l.broken.Load() {
+		// It is about to end, and to say why.
+		select {
+		case <-done:
+		case <-time.After(lastWords):
+		}
 	}
 	select {
 	case <-done:
